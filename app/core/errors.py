@@ -1,0 +1,127 @@
+"""The errors that services raise. `core.problem` alone turns them into HTTP answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+
+class FieldError(NamedTuple):
+    """One thing wrong with one field: where (`("body", "price")`), what, and a stable word for the kind."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class DomainError(Exception):
+    """Something that a client can be told about. `detail` is a sentence that a person can act on."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal server error"
+    slug: ClassVar[str] = "internal-error"
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class UnauthorizedError(DomainError):
+    """No credential, or one that does not hold (any more)."""
+
+    status = 401
+    title = "Not authenticated"
+    slug = "unauthorized"
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer", **(headers or {})})
+
+
+class ForbiddenError(DomainError):
+    """The credential holds, but does not allow this."""
+
+    status = 403
+    title = "Not allowed"
+    slug = "forbidden"
+
+
+class NotFoundError(DomainError):
+    """It does not exist, or it is not yours: the two are never told apart."""
+
+    status = 404
+    title = "Not found"
+    slug = "not-found"
+
+
+class NotAcceptableError(DomainError):
+    """The asked-for representation cannot be made here."""
+
+    status = 406
+    title = "Not acceptable"
+    slug = "not-acceptable"
+
+
+class ConflictError(DomainError):
+    """It contradicts what is already stored."""
+
+    status = 409
+    title = "Conflict"
+    slug = "conflict"
+
+
+class PayloadTooLargeError(DomainError):
+    """The body is over the limit."""
+
+    status = 413
+    title = "Body too large"
+    slug = "payload-too-large"
+
+
+class InvalidInputError(DomainError):
+    """The request was understood and is wrong; `errors` names the fields."""
+
+    status = 422
+    title = "Invalid input"
+    slug = "invalid-input"
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+
+
+class RateLimitedError(DomainError):
+    """Too many requests. `retry_after` and `reset` are seconds from now."""
+
+    status = 429
+    title = "Too many requests"
+    slug = "rate-limited"
+
+    def __init__(self, detail: str, *, retry_after: float, limit: int, remaining: int = 0) -> None:
+        seconds = str(max(1, math.ceil(retry_after)))
+        super().__init__(
+            detail,
+            headers={
+                "Retry-After": seconds,
+                "RateLimit-Limit": str(limit),
+                "RateLimit-Remaining": str(remaining),
+                "RateLimit-Reset": seconds,
+            },
+        )
+        self.retry_after = retry_after
+        self.limit = limit
+
+
+class UnavailableError(DomainError):
+    """It cannot be done now and nothing was stored: try again after `retry_after` seconds."""
+
+    status = 503
+    title = "Temporarily unavailable"
+    slug = "unavailable"
+
+    def __init__(self, detail: str, *, retry_after: float = 5) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after)))})
+        self.retry_after = retry_after
+
+
+class StartupError(Exception):
+    """The service cannot start; the message is one line for the person who starts it."""

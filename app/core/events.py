@@ -1,0 +1,68 @@
+"""What the parts of the service tell one another after the fact, in this process and in its others.
+
+A new event is one class here and, if other processes are to hear it, its name in `WireEvent`; a test holds the two
+together. Events are notices: what an answer or money depends on is stored first and then announced.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, tag=True):
+    """Base of all events: immutable, cheap to make, and told apart on the wire by the class's name."""
+
+    local_only: ClassVar[bool] = False
+    """Whether the event concerns this process alone and never leaves it."""
+
+
+class SessionRevoked(Event, frozen=True):
+    """Sessions ended (logout, password change, reuse of a refresh token): their access tokens are worthless now."""
+
+    user_id: str
+    """The account, 24 hex digits."""
+    session_ids: list[str]
+    """The sessions that ended, 24 hex digits each."""
+
+
+class KeyChanged(Event, frozen=True):
+    """A strategy key was bound or revoked: what a cache says about it is no longer true."""
+
+    digest: str
+    """SHA-256 of the key in hex; the key itself never travels."""
+
+
+class AlertStored(Event, frozen=True):
+    """An alert is durably in the database."""
+
+    user_id: str
+    """The owner, 24 hex digits."""
+    strategy_id: str
+    alert_id: str
+    seq: int
+    """The alert's order key: microseconds since the epoch, strictly increasing within a process."""
+    body: bytes
+    """The alert as JSON, as clients get it: encoded once, by the process that stored it."""
+
+
+class AlertChanged(Event, frozen=True):
+    """A stored alert was corrected or deleted by its owner."""
+
+    user_id: str
+    alert_id: str
+    change_id: str
+    """Different for every change."""
+    deleted: bool
+
+
+class PeersChanged(Event, frozen=True):
+    """This process was (re)connected to the others, lost them, or missed events of theirs: caches must be emptied."""
+
+    local_only: ClassVar[bool] = True
+
+    reason: str = ""
+    """Why, in words for the log."""
+
+
+WireEvent = SessionRevoked | KeyChanged | AlertStored | AlertChanged
+"""The events that travel between processes."""

@@ -1,0 +1,52 @@
+"""Plotly figures as plain dicts: how they look, the page that shows them with no internet, their image export."""
+
+from app.core.figures.image import FigureImages, ImageFormat
+from app.core.figures.page import figure_page
+from app.core.figures.theme import (
+    AXIS_ZONE,
+    MARKUP_FREE,
+    Figure,
+    LegendPlace,
+    Palette,
+    Theme,
+    amount,
+    axis_time,
+    base_layout,
+    category_axis,
+    empty_figure,
+    legend_at,
+    number,
+    palette_of,
+    plain,
+    quiet_hours,
+    series_style,
+    time_axis,
+    time_span,
+    value_axis,
+)
+
+__all__ = [
+    "AXIS_ZONE",
+    "MARKUP_FREE",
+    "Figure",
+    "FigureImages",
+    "ImageFormat",
+    "LegendPlace",
+    "Palette",
+    "Theme",
+    "amount",
+    "axis_time",
+    "base_layout",
+    "category_axis",
+    "empty_figure",
+    "figure_page",
+    "legend_at",
+    "number",
+    "palette_of",
+    "plain",
+    "quiet_hours",
+    "series_style",
+    "time_axis",
+    "time_span",
+    "value_axis",
+]

@@ -1,0 +1,63 @@
+"""The OpenAPI document: FastAPI's own, with the schema of errors and what FastAPI cannot know."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from app.core.problem import Problem
+
+TAGS = [
+    {"name": "System", "description": "What runs here and how it is."},
+    {"name": "Accounts", "description": "Sign up, sign in, refresh, sign out. Tokens are bearer tokens."},
+    {
+        "name": "Strategies and keys",
+        "description": "A strategy's secret key is what TradingView's webhook URL carries.",
+    },
+    {
+        "name": "Webhook",
+        "description": "Where TradingView posts to. Possession of the key in the path is the credential.",
+    },
+    {"name": "Alerts", "description": "What arrived: list, read, correct, delete, chart."},
+]
+
+DESCRIPTION = """
+A trading backend of your own: TradingView alerts in, stored durably, streamed and charted.
+
+**Start here**: sign up at `POST /api/v1/auth/signup`, press *Authorize* and sign in, bind a key at
+`POST /alerts/bind_key`, and give the `webhook_url` of its answer to TradingView.
+
+**Live events**: `WS /ws`. Send `{"action": "auth", "token": "<access token>"}`, then
+`{"action": "subscribe", "channel": "alerts"}`. Messages are `{"type", "channel", "seq", "ts", "data"}`; after a
+reconnection add `"since": <last seq>` and what was missed comes first (deduplicate by `data.id`).
+
+**Errors** are RFC 9457 `application/problem+json`. **Lists** are newest first; `X-Next-Cursor` (and `Link`) lead to
+the next page. **Times** are UTC, ISO 8601.
+"""
+
+
+def install_openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> None:
+    """Make `app.openapi()` give the finished document (made once), with the schemas of `models` beside those in use."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+                license_info=app.license_info,
+            )
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for model in (Problem, *models):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

@@ -1,0 +1,222 @@
+"""The one place that makes `application/problem+json` (RFC 9457)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pymongo.errors import ConnectionFailure, PyMongoError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.core.errors import (
+    ConflictError,
+    DomainError,
+    FieldError,
+    ForbiddenError,
+    InvalidInputError,
+    NotAcceptableError,
+    NotFoundError,
+    PayloadTooLargeError,
+    RateLimitedError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from app.core.redaction import scrub_path
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_BY_STATUS: dict[int, type[DomainError]] = {
+    error.status: error
+    for error in (
+        UnauthorizedError,
+        ForbiddenError,
+        NotFoundError,
+        NotAcceptableError,
+        ConflictError,
+        PayloadTooLargeError,
+        InvalidInputError,
+        RateLimitedError,
+        UnavailableError,
+    )
+}
+
+
+class ProblemField(BaseModel):
+    """One thing wrong with one field."""
+
+    loc: list[str | int] = Field(examples=[["body", "price"]])
+    msg: str = Field(examples=["Input should be greater than 0"])
+    type: str = Field(examples=["greater_than"])
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 describes it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:arrow:problem:not-found",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "There is no alert with this id.",
+                    "instance": "/data/6b02893a002b26997921d778",
+                    "request_id": "0c7b1f8e5a9d4e52",
+                }
+            ]
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[ProblemField] | None = None
+
+
+def problem_response(
+    scope: Scope,
+    status: int,
+    detail: str,
+    *,
+    title: str = "Error",
+    slug: str = "error",
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[FieldError] = (),
+) -> Response:
+    """The answer for an error; `scope` gives the request's path and id."""
+    content: dict[str, Any] = {
+        "type": f"urn:arrow:problem:{slug}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": scrub_path(scope.get("path", "")),
+        "request_id": scope.get("state", {}).get("request_id", ""),
+    }
+    if errors:
+        content["errors"] = [{"loc": list(error.loc), "msg": error.msg, "type": error.type} for error in errors]
+    return Response(msgspec.json.encode(content), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def domain_response(scope: Scope, error: DomainError) -> Response:
+    """The answer for a `DomainError`."""
+    errors = error.errors if isinstance(error, InvalidInputError) else ()
+    return problem_response(
+        scope,
+        error.status,
+        error.detail,
+        title=error.title,
+        slug=error.slug,
+        headers=error.headers,
+        errors=errors,
+    )
+
+
+def field_errors(problems: Iterable[Mapping[str, Any]]) -> list[FieldError]:
+    """pydantic's errors without the input (it may hold a secret) and without control characters in names."""
+    return [
+        FieldError(
+            tuple(part if isinstance(part, int) else _printable(str(part)) for part in problem["loc"]),
+            _printable(str(problem["msg"]).removeprefix("Value error, "), 300),
+            str(problem["type"]),
+        )
+        for problem in list(problems)[:50]
+    ]
+
+
+def _printable(text: str, limit: int = 100) -> str:
+    return "".join(char if char.isprintable() else "�" for char in text[:limit])
+
+
+def summary(errors: Sequence[FieldError]) -> str:
+    """One sentence that names the first wrong fields: `body.price: Input should be greater than 0`."""
+    shown = "; ".join(f"{'.'.join(str(part) for part in error.loc)}: {error.msg}" for error in errors[:3])
+    more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+    return f"{shown}{more}"
+
+
+async def _domain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DomainError)  # noqa: S101 (registered for it)
+    return domain_response(request.scope, error)
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 (registered for it)
+    errors = field_errors(error.errors())
+    return domain_response(request.scope, InvalidInputError(summary(errors), errors))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """Starlette's and FastAPI's own errors: unknown path, wrong method, a body that is not JSON."""
+    assert isinstance(error, HTTPException)  # noqa: S101 (registered for it)
+    if isinstance(error.__cause__, DomainError):
+        return domain_response(request.scope, error.__cause__)
+    if error.status_code == 400:  # FastAPI's word for a body that cannot be parsed (nested too deeply, wrong encoding)
+        failure = FieldError(("body",), "The body cannot be parsed", "body_invalid")
+        return domain_response(request.scope, InvalidInputError("body: The body cannot be parsed.", [failure]))
+    details = {
+        404: "There is nothing at this path; /docs lists what there is.",
+        405: f"This path does not take {request.method}.",
+    }
+    known = _BY_STATUS.get(error.status_code)
+    return problem_response(
+        request.scope,
+        error.status_code,
+        details.get(error.status_code, str(error.detail)),
+        title=known.title if known else str(error.detail),
+        slug=known.slug if known else f"http-{error.status_code}",
+        headers=error.headers,
+    )
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    """The database is away or refuses: say so without its words, which name hosts and queries."""
+    log.error("database error", error=type(error).__name__, away=isinstance(error, ConnectionFailure))
+    away = UnavailableError(
+        "The database cannot be reached right now; nothing was changed for certain. Try again shortly."
+    )
+    return domain_response(request.scope, away)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make every error of `app` a problem document."""
+    app.add_exception_handler(DomainError, _domain)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(PyMongoError, _database)
+
+
+_RESPONSE_TEXT = {
+    401: "No valid access token.",
+    403: "Not allowed for this account.",
+    404: "It does not exist or is not yours.",
+    406: "This format cannot be made here.",
+    409: "It contradicts what is already stored.",
+    413: "The body is over the limit.",
+    422: "The input is wrong; `errors` names the fields.",
+    429: "Too many requests; `Retry-After` says when to try again.",
+    503: "Temporarily unavailable; `Retry-After` says when to try again.",
+}
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of an endpoint: these statuses, each as a problem document (422, 429 and 503 always).
+
+    The schema `Problem` itself is put into the OpenAPI document by `core.openapi`.
+    """
+    return {
+        status: {
+            "description": _RESPONSE_TEXT[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in sorted({*statuses, 422, 429, 503})
+    }

@@ -1,0 +1,67 @@
+"""Rate limits over a moving minute: in memory, or shared by all processes in Redis.
+
+When Redis goes away the limits are counted in memory until it is back: a limit that is a little too generous for a
+while is better than refusing orders and alerts, or than not limiting at all.
+"""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from limits import RateLimitItemPerMinute
+from limits.aio import storage, strategies
+
+from app.core.errors import RateLimitedError
+from app.core.redis_link import RedisLink
+
+log = structlog.get_logger(__name__)
+
+
+@lru_cache(maxsize=64)
+def _per_minute(amount: int) -> RateLimitItemPerMinute:
+    return RateLimitItemPerMinute(amount, namespace="arrow")
+
+
+class RateLimiter:
+    """Counts hits per (scope, key) over the last 60 seconds."""
+
+    def __init__(self, redis: RedisLink | None = None) -> None:
+        self._memory = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+        self._redis = redis
+        self._shared: strategies.MovingWindowRateLimiter | None = None
+        if redis is not None:
+            options: dict[str, Any] = {
+                "socket_timeout": redis.timeout,
+                "socket_connect_timeout": redis.timeout,
+                "implementation": "redispy",
+            }
+            self._shared = strategies.MovingWindowRateLimiter(storage.RedisStorage(f"async+{redis.url}", **options))
+
+    async def hit(self, scope: str, key: str, per_minute: int, *, cost: int = 1) -> None:
+        """Count a request; raises `RateLimitedError` when more than `per_minute` came within 60 s.
+
+        `scope` names the rule (`public`, `user`, `webhook` …) and `key` who is counted. A refused request counts nothing.
+        """
+        item = _per_minute(per_minute)
+        if self._shared is not None and self._redis is not None and self._redis.usable:
+            try:
+                return await self._count(self._shared, item, scope, key, cost)
+            except RateLimitedError:
+                raise
+            except Exception as error:  # whatever the client library raises: limits must not fail a request
+                self._redis.failed(error)
+        await self._count(self._memory, item, scope, key, cost)
+
+    async def _count(
+        self, limiter: strategies.MovingWindowRateLimiter, item: RateLimitItemPerMinute, scope: str, key: str, cost: int
+    ) -> None:
+        if await limiter.hit(item, scope, key, cost=cost):
+            return
+        stats = await limiter.get_window_stats(item, scope, key)
+        wait = max(0.0, stats.reset_time - time.time())
+        raise RateLimitedError(
+            f"At most {item.amount} requests a minute are allowed here; try again in {max(1, round(wait))} s.",
+            retry_after=wait,
+            limit=item.amount,
+        )

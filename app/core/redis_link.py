@@ -1,0 +1,62 @@
+"""Whether Redis can be used now. Rate limits and cache ask here and fall back to memory while it is away."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+import structlog
+from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
+
+
+class RedisLink:
+    """A Redis address with its state: used optimistically, left alone after a failure until a ping succeeds."""
+
+    timeout = 0.5
+    """Seconds that a command may take before the fallback answers instead."""
+
+    def __init__(self, url: str, *, probe_seconds: float = 1.0) -> None:
+        self.url = url
+        self.client: Redis = Redis.from_url(url, socket_timeout=self.timeout, socket_connect_timeout=self.timeout)
+        self._probe_seconds = probe_seconds
+        self.usable = False
+        self.last_error: str | None = "not connected yet"
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure: from now on nobody uses Redis until `run` finds it back."""
+        if self.usable:
+            log.warning("redis went away, limits and cache are in memory now", error=type(error).__name__)
+        self.usable = False
+        self.last_error = type(error).__name__
+
+    async def probe(self) -> bool:
+        """Ping once and remember the outcome."""
+        try:
+            await self.client.ping()
+        except Exception as error:  # any failure means the same: not usable
+            self.failed(error)
+        else:
+            if not self.usable:
+                log.info("redis is used for limits and cache")
+            self.usable, self.last_error = True, None
+        return self.usable
+
+    async def run(self) -> None:
+        """Keep probing; the supervisor runs this."""
+        while True:
+            await self.probe()
+            await asyncio.sleep(self._probe_seconds)
+
+    def health(self) -> dict[str, object]:
+        """The line for `/health`: which backend is in use and why."""
+        where = urlsplit(self.url)
+        return {
+            "status": "ok" if self.usable else "degraded",
+            "backend": "redis" if self.usable else "memory",
+            "server": f"{where.hostname}:{where.port or 6379}",
+            **({"error": self.last_error} if self.last_error else {}),
+        }
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()

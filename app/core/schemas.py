@@ -1,0 +1,73 @@
+"""Building blocks of what goes over the wire."""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from beanie import PydanticObjectId
+from bson import ObjectId
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from app.core.errors import NotFoundError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def no_control_characters(text: str) -> str:
+    """`text` unchanged; `ValueError` if it has a control character, a NUL or half a surrogate pair."""
+    if _CONTROL.search(text):
+        raise ValueError("Control characters are not allowed")
+    return text
+
+
+NoControlCharacters = AfterValidator(no_control_characters)
+"""Stands last in the `Annotated` of a text, so that length and form are told apart from it."""
+
+PlainText = Annotated[str, NoControlCharacters]
+"""Text without control characters; give it a `max_length` wherever it is used."""
+
+MAX_AMOUNT = Decimal("1e15")
+
+
+def _sane_amount(value: Decimal) -> Decimal:
+    digits, exponent = value.as_tuple().digits, value.as_tuple().exponent
+    if not isinstance(exponent, int) or len(digits) > 34 or exponent < -18:
+        raise ValueError("Input should have at most 34 digits, 18 of them after the point")
+    return value
+
+
+Amount = Annotated[
+    Decimal,
+    Field(allow_inf_nan=False, le=MAX_AMOUNT),
+    AfterValidator(_sane_amount),
+    PlainSerializer(float, return_type=float, when_used="json"),
+    WithJsonSchema({"type": "number"}, mode="serialization"),
+]
+"""An exact decimal number; a number in JSON (numeric strings are taken too), `Decimal128` in the database."""
+
+PositiveAmount = Annotated[Amount, Field(gt=0)]
+"""An `Amount` over zero: a price or a quantity."""
+
+
+class RequestModel(BaseModel):
+    """A body that clients send: unknown fields are refused, text is trimmed."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True, frozen=True)
+
+
+class ResponseModel(BaseModel):
+    """A body that the service answers with."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def parse_id(text: str, what: str) -> PydanticObjectId:
+    """The id written as `text`; one of another form is as unknown as any other: `NotFoundError`."""
+    if not ObjectId.is_valid(text):
+        raise NotFoundError(f"There is no {what} with this id.")
+    return PydanticObjectId(text)
+
+
+def example(*values: Any) -> dict[str, Any]:
+    """`json_schema_extra` with examples for Swagger UI."""
+    return {"examples": list(values)}
