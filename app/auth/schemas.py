@@ -1,0 +1,256 @@
+"""What goes over the wire, and the rules of accounts: e-mail, username, mobile, password."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core.core_schema import ValidationInfo
+
+from app.auth.passwords import MAX_LENGTH, MIN_LENGTH
+from app.core.schemas import PlainText, RequestModel, ResponseModel, example, no_control_characters
+from app.core.security import Role
+
+MAX_EMAIL_CHARS = 254
+_USERNAME = re.compile(r"[a-z0-9_.-]{3,32}").fullmatch
+_MOBILE = re.compile(r"\+?[1-9][0-9]{7,14}").fullmatch
+_SEPARATORS = re.compile(r"[ ().-]")
+_SAMPLE_PASSWORD = "correct horse battery staple"  # noqa: S105 (an example for the docs)
+
+
+def normalise_email(text: str) -> str:
+    """The one form of an e-mail address: lower case, the domain in Unicode. `ValueError` if it is no address.
+
+    No DNS is asked. `.test` is allowed, which RFC 2606 keeps for trying things out.
+    """
+    no_control_characters(text)
+    if len(text) > MAX_EMAIL_CHARS:
+        raise ValueError(f"An e-mail address has at most {MAX_EMAIL_CHARS} characters")
+    try:
+        found = validate_email(text, check_deliverability=False, test_environment=True, allow_smtputf8=False)
+    except EmailNotValidError as error:
+        raise ValueError(f"This is not an e-mail address: {str(error).rstrip('.')}") from None
+    if "." not in found.domain:
+        raise ValueError("This is not an e-mail address: the part after the @-sign should have a period")
+    return found.normalized.lower()
+
+
+def normalise_username(text: str) -> str:
+    """The one form of a username: lower case. `ValueError` if it breaks the rule."""
+    lowered = text.lower()
+    if not _USERNAME(lowered):
+        raise ValueError("A username has 3 to 32 characters: letters a-z, digits, '_', '.' and '-'")
+    return lowered
+
+
+def _normalise_mobile(text: str) -> str:
+    digits = _SEPARATORS.sub("", text)
+    if not _MOBILE(digits):
+        raise ValueError("A mobile number has 8 to 15 digits, with its country code, as in +919876543210")
+    return digits
+
+
+def _none_if_blank(value: Any) -> Any:
+    """Forms send an empty field for one that was left out."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _verbatim(value: Any) -> Any:
+    """Wrap a password before the model's trimming gets at it: its spaces count."""
+    return SecretStr(value) if isinstance(value, str) else value
+
+
+def _sane_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text:
+        raise ValueError("The password is empty")
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"A password has at most {MAX_LENGTH} characters")
+    no_control_characters(text)
+    return secret
+
+
+def _new_secret(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < MIN_LENGTH:
+        raise ValueError(f"A password needs at least {MIN_LENGTH} characters")
+    return _sane_secret(secret)
+
+
+def _password_schema(least: int) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "type": "string",
+            "format": "password",
+            "writeOnly": True,
+            "minLength": least,
+            "maxLength": MAX_LENGTH,
+            "examples": [_SAMPLE_PASSWORD],
+        }
+    )
+
+
+Email = Annotated[
+    str,
+    AfterValidator(normalise_email),
+    WithJsonSchema(
+        {"type": "string", "format": "email", "maxLength": MAX_EMAIL_CHARS, "examples": ["asha@example.com"]}
+    ),
+]
+Username = Annotated[
+    str,
+    AfterValidator(normalise_username),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^[A-Za-z0-9_.-]{3,32}$", "minLength": 3, "maxLength": 32, "examples": ["asha"]}
+    ),
+]
+Mobile = Annotated[str, Field(max_length=24, examples=["+919876543210"]), AfterValidator(_normalise_mobile)]
+Password = Annotated[SecretStr, BeforeValidator(_verbatim), AfterValidator(_sane_secret), _password_schema(1)]
+NewPassword = Annotated[
+    SecretStr, BeforeValidator(_verbatim), AfterValidator(_new_secret), _password_schema(MIN_LENGTH)
+]
+OpaqueToken = Annotated[PlainText, Field(min_length=1, max_length=512)]
+
+
+class SignupBody(RequestModel):
+    """The least that makes an account."""
+
+    model_config = ConfigDict(json_schema_extra=example({"email": "asha@example.com", "password": _SAMPLE_PASSWORD}))
+
+    email: Email
+    password: NewPassword
+
+    @field_validator("password")
+    @classmethod
+    def _not_the_email(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if password.get_secret_value().strip().lower() == info.data.get("email"):
+            raise ValueError("The password must not be the e-mail address")
+        return password
+
+
+class RegisterBody(SignupBody):
+    """An account with what its owner wants to say about themselves."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            {
+                "email": "asha@example.com",
+                "password": _SAMPLE_PASSWORD,
+                "name": "Asha Rao",
+                "username": "asha",
+                "mobile": "+919876543210",
+            }
+        )
+    )
+
+    name: Annotated[PlainText | None, Field(max_length=100), BeforeValidator(_none_if_blank)] = None
+    username: Annotated[Username | None, BeforeValidator(_none_if_blank)] = None
+    mobile: Annotated[Mobile | None, BeforeValidator(_none_if_blank)] = None
+
+
+class LoginBody(RequestModel):
+    """E-mail *or* username, and the password."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            {"email": "asha@example.com", "password": _SAMPLE_PASSWORD},
+            {"username": "asha", "password": _SAMPLE_PASSWORD},
+        )
+    )
+
+    email: Email | None = None
+    username: Username | None = None
+    password: Password
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.email is None) == (self.username is None):
+            raise ValueError("Send either email or username")
+        return self
+
+    @property
+    def identifier(self) -> str:
+        """Whichever was sent, normalised."""
+        return self.email or self.username or ""
+
+
+class SigninForm(RequestModel):
+    """The OAuth2 password form (RFC 6749, section 4.3.2), as Swagger UI sends it; scope and client are not used."""
+
+    grant_type: Annotated[Literal["password"] | None, BeforeValidator(_none_if_blank)] = None
+    username: Annotated[PlainText, Field(min_length=1, max_length=MAX_EMAIL_CHARS, description="E-mail or username.")]
+    password: Password
+    scope: Annotated[PlainText, Field(max_length=1000)] = ""
+    client_id: Annotated[PlainText | None, Field(max_length=255)] = None
+    client_secret: Annotated[SecretStr | None, Field(max_length=255)] = None
+
+
+class RefreshBody(RequestModel):
+    """A refresh token, as a sign-in or the last refresh gave it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example({"refresh_token": "pU1sWk0q9cXr3ZtV5bN7mJ2hG4fD6sA8lK0oI9uY1eE"})
+    )
+
+    refresh_token: OpaqueToken
+
+
+class TokenPair(ResponseModel):
+    """What a sign-in gives. `expires_in` is the life of the access token in seconds."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            {
+                "access_token": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI2YjAyODkzYSJ9.c2lnbmF0dXJl",
+                "token_type": "bearer",
+                "refresh_token": "pU1sWk0q9cXr3ZtV5bN7mJ2hG4fD6sA8lK0oI9uY1eE",
+                "expires_in": 1800,
+            }
+        )
+    )
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 (a kind of token, not one)
+    refresh_token: str
+    expires_in: int
+
+
+class User(ResponseModel):
+    """An account as its owner sees it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            {
+                "id": "6b02893a002b26997921d778",
+                "email": "asha@example.com",
+                "username": "asha",
+                "name": "Asha Rao",
+                "mobile": "+919876543210",
+                "role": "user",
+                "is_active": True,
+                "is_verified": False,
+                "created_at": "2026-11-22T06:20:00.123Z",
+                "updated_at": "2026-11-22T06:20:00.123Z",
+            }
+        )
+    )
+
+    id: str
+    email: str
+    username: str | None
+    name: str | None
+    mobile: str | None
+    role: Role
+    is_active: bool
+    is_verified: bool
+    created_at: datetime
+    updated_at: datetime
