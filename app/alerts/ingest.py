@@ -1,0 +1,192 @@
+"""From a delivery to exactly one durable alert: the hot path."""
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Any
+
+from beanie import PydanticObjectId
+from bson import Decimal128
+from pymongo import ReadPreference
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from app.alerts.models import AlertDocument
+from app.alerts.schemas import Alert, AlertFields
+from app.core.bus import Bus
+from app.core.clock import Clock, Sequence
+from app.core.errors import UnavailableError
+from app.core.events import AlertStored
+from app.core.group_commit import DuplicateRowError, GroupCommit
+from app.core.metrics import Metrics
+from app.core.settings import Settings
+
+IDENTIFIED_WINDOW = timedelta(hours=24)
+"""How long a repeat is recognised when it carries an `alert_id` or an `Idempotency-Key`."""
+
+Row = dict[str, Any]
+_TEXTS = ("exchange", "product", "order_type", "interval", "comment", "alert_id")
+_AMOUNTS = ("stop_loss", "target")
+_to_json = Alert.__pydantic_serializer__.to_json
+
+
+def repeat_digest(scope: str, idempotency_key: str | None, body: bytes) -> str:
+    """What two deliveries share when one repeats the other: the key, the `Idempotency-Key` if any, and the body."""
+    digest = hashlib.sha256(scope.encode())
+    digest.update(b"\0" + (idempotency_key or "").encode() + b"\0")
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def alert_values(fields: AlertFields) -> Row:
+    """The given fields of an alert as the database keeps them; absent ones are left out."""
+    row: Row = {
+        "contract": fields.contract,
+        "trade_type": fields.trade_type.value,
+        "quantity": Decimal128(fields.quantity),
+        "price": Decimal128(fields.price),
+    }
+    for name in _TEXTS:
+        if (text := getattr(fields, name)) is not None:
+            row[name] = text
+    for name in _AMOUNTS:
+        if (amount := getattr(fields, name)) is not None:
+            row[name] = Decimal128(amount)
+    if fields.alert_time is not None:
+        row["alert_time"] = fields.alert_time
+    return row
+
+
+def wire_alert(row: Row) -> Alert:
+    """An alert as clients see it, from its row."""
+    values = {name: row[name] for name in (*_TEXTS, "alert_time") if name in row}
+    values |= {name: row[name].to_decimal() for name in _AMOUNTS if name in row}
+    raw = row.get("raw")
+    return Alert.model_construct(
+        id=str(row["_id"]),
+        strategy_id=str(row["strategy_id"]),
+        strategy_name=row["strategy_name"],
+        contract=row["contract"],
+        trade_type=row["trade_type"],
+        quantity=row["quantity"].to_decimal(),
+        price=row["price"].to_decimal(),
+        raw=json.loads(raw) if raw else {},
+        source=row["source"],
+        seq=row["seq"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        **values,
+    )
+
+
+def alert_json(row: Row) -> bytes:
+    """`wire_alert`, encoded."""
+    return _to_json(wire_alert(row))
+
+
+class AlertIngest:
+    """Stores alerts durably, each event once, and announces them."""
+
+    def __init__(self, settings: Settings, bus: Bus, clock: Clock, sequence: Sequence, metrics: Metrics) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._sequence = sequence
+        self._window = timedelta(seconds=settings.alert_dedup_seconds)
+        collection = AlertDocument.get_pymongo_collection()
+        self._alerts = collection.with_options(
+            read_concern=ReadConcern("majority"), read_preference=ReadPreference.PRIMARY
+        )
+        self._commit = GroupCommit(collection, on_stored=self._announce, on_batch=metrics.alert_batch.observe)
+
+    def draft(
+        self,
+        fields: AlertFields,
+        *,
+        user_id: PydanticObjectId,
+        strategy_id: PydanticObjectId,
+        strategy_name: str,
+        source: str,
+        raw: str | None = None,
+        dedup: str | None = None,
+    ) -> Row:
+        """The row of a new alert."""
+        now = self._clock.now()
+        row: Row = {
+            "_id": PydanticObjectId(),
+            "schema_version": 1,
+            "user_id": user_id,
+            "strategy_id": strategy_id,
+            "strategy_name": strategy_name,
+            **alert_values(fields),
+            "source": source,
+            "seq": self._sequence.next(),
+            "created_at": now,
+            "updated_at": now,
+        }
+        if raw is not None:
+            row["raw"] = raw
+        if dedup is not None:
+            row["dedup"] = dedup
+        return row
+
+    async def store(self, row: Row, *, identified: bool) -> tuple[bytes, bool]:
+        """The alert's JSON once it is durable, and whether it is new; a repeat gives the first alert.
+
+        `identified` says that the sender named the event, which widens the window for repeats to 24 h.
+        Raises `UnavailableError` when it was not known to be stored in time.
+        """
+        window = IDENTIFIED_WINDOW if identified else self._window
+        body = alert_json(row)
+        for _ in range(5):
+            try:
+                await self._commit.insert(row, body)
+            except DuplicateRowError:
+                first = await self._first(row["dedup"])
+                if first is None:
+                    continue  # it has just been released; the index decides again
+                if first["_id"] == row["_id"]:
+                    # Our own write arrived although its acknowledgement was lost.
+                    self._announce(row, body)
+                    return body, True
+                if row["created_at"] - first["created_at"] < window:
+                    return self._repeated(first, row), False
+                await self._release(first)
+            else:
+                return body, True
+        raise UnavailableError("It could not be stored; try again.", retry_after=1)
+
+    async def _first(self, dedup: str) -> Row | None:
+        try:
+            return await self._alerts.find_one({"dedup": dedup})
+        except PyMongoError:
+            raise UnavailableError("The database cannot be reached right now; try again.") from None
+
+    @staticmethod
+    def _repeated(first: Row, row: Row) -> bytes:
+        if "user_id" in first:
+            return alert_json(first)
+        # The first alert was deleted. The repeat has the same content, so it shows what that was, under the same id.
+        return alert_json(row | {name: first[name] for name in ("_id", "seq", "created_at", "updated_at")})
+
+    async def _release(self, first: Row) -> None:
+        """An alert older than the window gives up its claim; only one that still has it, so this can run twice."""
+        try:
+            await self._alerts.update_one({"_id": first["_id"], "dedup": first["dedup"]}, {"$unset": {"dedup": ""}})
+        except PyMongoError:
+            raise UnavailableError("The database cannot be reached right now; try again.") from None
+
+    def _announce(self, row: Row, body: bytes) -> None:
+        """Tell this process and the others; what matters has been stored already."""
+        self._bus.announce(
+            AlertStored(
+                user_id=str(row["user_id"]),
+                strategy_id=str(row["strategy_id"]),
+                alert_id=str(row["_id"]),
+                seq=row["seq"],
+                body=body,
+            )
+        )
+
+    async def drain(self) -> None:
+        """Wait until every accepted alert is stored."""
+        await self._commit.drain()

@@ -1,0 +1,254 @@
+"""Secret keys of strategies: the hot look-up behind the webhook, and their management."""
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from beanie import PydanticObjectId
+from cachetools import LRUCache, TTLCache
+from pymongo import UpdateOne
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from app.alerts.models import KeyDocument, StrategyDocument
+from app.alerts.schemas import BoundKey, KeyInfo
+from app.core.bus import Bus
+from app.core.clock import Clock, Sequence
+from app.core.errors import ConflictError, NotFoundError
+from app.core.events import KeyChanged, PeersChanged
+from app.core.pagination import Page, PageRequest, newest_first, read_page
+
+log = structlog.get_logger(__name__)
+
+# secrets.token_urlsafe(32): 43 characters.
+_KEY_FORM = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
+MAX_STRATEGIES, MAX_KEYS = 200, 1000
+_PREFIX_LENGTH = 6
+
+
+def key_digest(secret_key: str) -> str:
+    """The SHA-256 under which a key is stored. Keys are random, so no slow password hash is needed."""
+    return hashlib.sha256(secret_key.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveKey:
+    """A key that is not revoked, and the strategy behind it."""
+
+    id: PydanticObjectId
+    digest: str
+    user_id: PydanticObjectId
+    strategy_id: PydanticObjectId
+    strategy_name: str
+
+
+class KeyDirectory:
+    """Finds the strategy behind a key: from a bounded cache, else by one shared query at a time.
+
+    A revocation reaches every process over the bus before it is acknowledged, and empties the entry at once. While other
+    processes may exist that cannot be heard, nothing is taken from the cache.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock, *, max_keys: int = 10_000) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._known: LRUCache[str, ActiveKey] = LRUCache(max_keys)
+        # Unknown keys are remembered briefly, so that a sender with a wrong key does not cost a query each time.
+        self._unknown: TTLCache[str, bool] = TTLCache(max_keys, ttl=5)
+        self._generation = 0
+        self._wanted: dict[str, asyncio.Future[ActiveKey | None]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._used: dict[PydanticObjectId, datetime] = {}
+        bus.subscribe(KeyChanged, self._forget)
+        bus.subscribe(PeersChanged, self._forget_all)
+
+    def _forget(self, event: KeyChanged) -> None:
+        self._generation += 1
+        self._known.pop(event.digest, None)
+        self._unknown.pop(event.digest, None)
+
+    def _forget_all(self, _: PeersChanged) -> None:
+        self._generation += 1
+        self._known.clear()
+        self._unknown.clear()
+
+    async def resolve(self, secret_key: str) -> ActiveKey | None:
+        """The active key behind `secret_key`, or None; notes that it was used."""
+        if not _KEY_FORM(secret_key):
+            return None
+        digest = key_digest(secret_key)
+        key = None
+        if self._bus.connected:
+            key = self._known.get(digest)
+            if key is None and digest in self._unknown:
+                return None
+        if key is None:
+            key = await self._look_up(digest)
+        if key is not None:
+            self._used[key.id] = self._clock.now()
+        return key
+
+    async def strategy_name(self, secret_key: str) -> str:
+        """The name of the strategy behind a key; raises `NotFoundError`.
+
+        Known and unknown keys take the same path, a query each, so that time tells nothing.
+        """
+        row = await KeyDocument.get_pymongo_collection().find_one({"digest": key_digest(secret_key)})
+        if row is None or row.get("revoked_at") is not None:
+            raise NotFoundError("There is no such key.")
+        name: str = row["strategy_name"]
+        return name
+
+    async def _look_up(self, digest: str) -> ActiveKey | None:
+        future = self._wanted.get(digest)
+        if future is None:
+            future = self._wanted[digest] = asyncio.get_running_loop().create_future()
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look_up_wanted(), name="key look-up")
+        return await asyncio.shield(future)
+
+    async def _look_up_wanted(self) -> None:
+        """One query for all keys that are wanted now, then for those that came meanwhile: a flood costs no more."""
+        try:
+            while self._wanted:
+                wanted, self._wanted = self._wanted, {}
+                generation = self._generation
+                try:
+                    found = await self._find(list(wanted))
+                except Exception as error:  # everyone who waits must hear of it
+                    for future in wanted.values():
+                        future.set_exception(error)
+                        future.exception()  # a caller that has gone away is no unretrieved error
+                    continue
+                for digest, future in wanted.items():
+                    key = found.get(digest)
+                    # A change that came while the query ran may have made its answer old.
+                    if generation == self._generation:
+                        if key is None:
+                            self._unknown[digest] = True
+                        else:
+                            self._known[digest] = key
+                    future.set_result(key)
+        finally:
+            self._looking = None
+
+    async def _find(self, digests: list[str]) -> dict[str, ActiveKey]:
+        query: dict[str, Any] = {"digest": digests[0]} if len(digests) == 1 else {"digest": {"$in": digests}}
+        rows = KeyDocument.get_pymongo_collection().find(query)
+        return {row["digest"]: _active(row) async for row in rows if row.get("revoked_at") is None}
+
+    async def save_last_used(self) -> None:
+        """Write when keys were last used, in one go; the periodic task and the shutdown call this."""
+        used, self._used = self._used, {}
+        if not used:
+            return
+        updates = [UpdateOne({"_id": id_}, {"$set": {"last_used_at": moment}}) for id_, moment in used.items()]
+        try:
+            await KeyDocument.get_pymongo_collection().bulk_write(updates, ordered=False)
+        except PyMongoError:
+            self._used = used | self._used
+            raise
+
+    async def run(self) -> None:
+        """Save the times of use about twice a minute; the supervisor runs this."""
+        while True:
+            await asyncio.sleep(30)
+            await self.save_last_used()
+
+
+def _active(row: dict[str, Any]) -> ActiveKey:
+    return ActiveKey(row["_id"], row["digest"], row["user_id"], row["strategy_id"], row["strategy_name"])
+
+
+class KeyService:
+    """Binds, lists and revokes keys."""
+
+    def __init__(self, bus: Bus, clock: Clock, sequence: Sequence) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._sequence = sequence
+
+    async def bind(self, user_id: PydanticObjectId, name: str, base_url: str) -> BoundKey:
+        """A new key for the user's strategy `name`, which is made if need be; raises `ConflictError` over the limits."""
+        strategy = await self._strategy(user_id, name)
+        if await KeyDocument.find({"user_id": user_id}).count() >= MAX_KEYS:
+            raise ConflictError(f"An account can have {MAX_KEYS} keys at most.")
+        secret_key = secrets.token_urlsafe(32)
+        document = KeyDocument(
+            user_id=user_id,
+            strategy_id=strategy.id,
+            strategy_name=strategy.name,
+            digest=key_digest(secret_key),
+            prefix=secret_key[:_PREFIX_LENGTH],
+            seq=self._sequence.next(),
+            created_at=self._clock.now(),
+        )
+        await document.insert()
+        await self._bus.publish(KeyChanged(digest=document.digest))
+        return BoundKey(
+            id=str(document.id),
+            name=strategy.name,
+            secret_key=secret_key,
+            webhook_url=f"{base_url}/data/{secret_key}",
+            created_at=document.created_at,
+        )
+
+    async def _strategy(self, user_id: PydanticObjectId, name: str) -> StrategyDocument:
+        mine = {"user_id": user_id, "name": name}
+        strategy = await StrategyDocument.find_one(mine)
+        if strategy is not None:
+            return strategy
+        if await StrategyDocument.find({"user_id": user_id}).count() >= MAX_STRATEGIES:
+            raise ConflictError(f"An account can have {MAX_STRATEGIES} strategies at most.")
+        try:
+            return await StrategyDocument(**mine, created_at=self._clock.now()).insert()
+        except DuplicateKeyError:  # another request was quicker
+            found = await StrategyDocument.find_one(mine)
+            assert found is not None  # noqa: S101 (strategies are never deleted)
+            return found
+
+    async def strategy_names(self, user_id: PydanticObjectId) -> list[str]:
+        """The names of the user's strategies, in alphabetical order (at most `MAX_STRATEGIES`)."""
+        rows = StrategyDocument.get_pymongo_collection().find({"user_id": user_id}, {"name": 1})
+        return sorted([row["name"] async for row in rows], key=str.casefold)
+
+    async def strategy_id(self, user_id: PydanticObjectId, name: str) -> PydanticObjectId | None:
+        """The id of the user's strategy `name`."""
+        row = await StrategyDocument.get_pymongo_collection().find_one({"user_id": user_id, "name": name}, {"_id": 1})
+        return row["_id"] if row else None
+
+    async def keys(self, user_id: PydanticObjectId, page: PageRequest) -> Page[KeyInfo]:
+        """The user's keys, newest first, revoked ones too."""
+        found = await read_page(self._rows(user_id, page), page)
+        return Page([_info(row) for row in found.rows], found.next)
+
+    def _rows(self, user_id: PydanticObjectId, page: PageRequest) -> AsyncIterator[dict[str, Any]]:
+        return newest_first(
+            KeyDocument.get_pymongo_collection(), {"user_id": user_id}, page=page, account=user_id, clock=self._clock
+        )
+
+    async def revoke(self, user_id: PydanticObjectId, key_id: PydanticObjectId) -> None:
+        """End a key, in every process, before this returns; raises `NotFoundError`. Ending it again changes nothing."""
+        keys = KeyDocument.get_pymongo_collection()
+        row = await keys.find_one({"_id": key_id, "user_id": user_id})
+        if row is None:
+            raise NotFoundError("There is no key with this id.")
+        if row.get("revoked_at") is None:
+            await keys.update_one({"_id": key_id}, {"$set": {"revoked_at": self._clock.now()}})
+        await self._bus.publish(KeyChanged(digest=row["digest"]), confirm=True)
+
+
+def _info(row: dict[str, Any]) -> KeyInfo:
+    return KeyInfo(
+        id=str(row["_id"]),
+        strategy_name=row["strategy_name"],
+        prefix=row["prefix"],
+        created_at=row["created_at"],
+        last_used_at=row.get("last_used_at"),
+        revoked_at=row.get("revoked_at"),
+    )

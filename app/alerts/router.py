@@ -1,0 +1,238 @@
+"""Strategies, keys and stored alerts over HTTP."""
+
+from enum import Enum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from pydantic import ValidationError
+
+from app.alerts.chart_service import AlertCharts, ChartFormat
+from app.alerts.keys import KeyDirectory, KeyService
+from app.alerts.rejected import RejectedDeliveries
+from app.alerts.schemas import (
+    Alert,
+    AlertFilters,
+    AlertInput,
+    BindKey,
+    BoundKey,
+    ChartRequest,
+    Contract,
+    Figure,
+    KeyInfo,
+    KeyStrategy,
+    Moment,
+    Rejected,
+    StrategyName,
+    TradeTypeIn,
+)
+from app.alerts.service import AlertService
+from app.core.deps import CurrentUser, PublicLimit, provided
+from app.core.errors import FieldError, InvalidInputError
+from app.core.figures import Theme
+from app.core.pagination import PageRequest, page_request
+from app.core.problem import field_errors, problem_responses, summary
+from app.core.schemas import parse_id
+from app.core.settings import Settings
+
+router = APIRouter()
+
+Alerts = Annotated[AlertService, provided(AlertService)]
+Keys = Annotated[KeyService, provided(KeyService)]
+Charts = Annotated[AlertCharts, provided(AlertCharts)]
+RejectedRows = Annotated[RejectedDeliveries, provided(RejectedDeliveries)]
+PageQuery = Annotated[PageRequest, Depends(page_request)]
+ItemId = Annotated[str, Path(max_length=200, description="The alert's id.", examples=["6b02893a002b26997921d778"])]
+
+_PAGED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "X-Next-Cursor": {
+                "description": "`cursor` of the next page, if there is one.",
+                "schema": {"type": "string"},
+            },
+            "Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}},
+        }
+    }
+}
+STRATEGIES: list[str | Enum] = ["Strategies and keys"]
+ALERTS: list[str | Enum] = ["Alerts"]
+
+
+@router.post(
+    "/alerts/bind_key",
+    status_code=201,
+    tags=STRATEGIES,
+    summary="Bind a new key to a strategy",
+    responses=problem_responses(401, 409),
+)
+async def bind_key(
+    body: BindKey,
+    request: Request,
+    user: CurrentUser,
+    keys: Keys,
+    settings: Annotated[Settings, provided(Settings)],
+) -> BoundKey:
+    """Makes the strategy if there is none of this name, and a key whose secret is shown this once.
+
+    Binding again issues a further key; the former ones keep working until they are revoked.
+    """
+    base = settings.public_base_url or str(request.base_url).rstrip("/")
+    return await keys.bind(user.user_id, body.name, base)
+
+
+@router.get("/alerts/strategy_names", tags=STRATEGIES, summary="Your strategies", responses=problem_responses(401))
+async def strategy_names(user: CurrentUser, keys: Keys) -> list[str]:
+    """The names of your strategies."""
+    return await keys.strategy_names(user.user_id)
+
+
+@router.get("/keys/", tags=STRATEGIES, summary="Your keys", responses={**_PAGED, **problem_responses(401)})
+async def list_keys(
+    request: Request, response: Response, user: CurrentUser, keys: Keys, page: PageQuery
+) -> list[KeyInfo]:
+    """Newest first, revoked ones too; never the key itself."""
+    return (await keys.keys(user.user_id, page)).announce(request, response)
+
+
+@router.get(
+    "/keys/{secret_key}",
+    tags=STRATEGIES,
+    summary="The strategy behind a key",
+    dependencies=[PublicLimit],
+    responses=problem_responses(404),
+)
+async def key_strategy(
+    secret_key: Annotated[str, Path(max_length=200, description="A strategy's secret key.")],
+    directory: Annotated[KeyDirectory, provided(KeyDirectory)],
+) -> KeyStrategy:
+    """Possession of the key is the credential; an unknown or revoked one is 404."""
+    return KeyStrategy(name=await directory.strategy_name(secret_key))
+
+
+@router.delete(
+    "/keys/{key_id}", status_code=204, tags=STRATEGIES, summary="Revoke a key", responses=problem_responses(401, 404)
+)
+async def revoke_key(key_id: Annotated[str, Path(max_length=200)], user: CurrentUser, keys: Keys) -> None:
+    """The key stops working at once, in every process of the service."""
+    await keys.revoke(user.user_id, parse_id(key_id, "key"))
+
+
+@router.get(
+    "/alerts/rejected", tags=ALERTS, summary="Refused deliveries", responses={**_PAGED, **problem_responses(401)}
+)
+async def rejected(
+    request: Request,
+    response: Response,
+    user: CurrentUser,
+    keys: Keys,
+    rows: RejectedRows,
+    page: PageQuery,
+    strategy_name: Annotated[StrategyName | None, Query(description="Of this strategy only.")] = None,
+) -> list[Rejected]:
+    """What was sent to your webhooks and did not become an alert, and why; newest first, kept 30 days."""
+    strategy_id = await keys.strategy_id(user.user_id, strategy_name) if strategy_name else None
+    if strategy_name and strategy_id is None:
+        return []
+    return (await rows.page(user.user_id, page, strategy_id)).announce(request, response)
+
+
+async def alert_filters(
+    contract: Annotated[Contract | None, Query(examples=["NIFTY"])] = None,
+    trade_type: Annotated[TradeTypeIn | None, Query()] = None,
+    strategy_name: Annotated[StrategyName | None, Query()] = None,
+    start: Annotated[Moment | None, Query(description="Stored at or after this time (ISO 8601).")] = None,
+    end: Annotated[Moment | None, Query(description="Stored at or before this time (ISO 8601).")] = None,
+) -> AlertFilters:
+    """The filters of a list, from the query."""
+    try:
+        return AlertFilters(contract=contract, trade_type=trade_type, strategy_name=strategy_name, start=start, end=end)
+    except ValidationError as error:
+        problems = [
+            FieldError(("query", *problem.loc), problem.msg, problem.type) for problem in field_errors(error.errors())
+        ]
+        raise InvalidInputError(summary(problems), problems) from None
+
+
+@router.get("/data/", tags=ALERTS, summary="Your alerts", responses={**_PAGED, **problem_responses(401)})
+async def list_alerts(
+    request: Request,
+    response: Response,
+    user: CurrentUser,
+    alerts: Alerts,
+    page: PageQuery,
+    filters: Annotated[AlertFilters, Depends(alert_filters)],
+) -> list[Alert]:
+    """Newest first; all filters hold together."""
+    return (await alerts.page(user.user_id, filters, page)).announce(request, response)
+
+
+@router.post(
+    "/data/",
+    status_code=201,
+    tags=ALERTS,
+    summary="Write an alert by hand",
+    responses={200: {"model": Alert, "description": "A repeat by `Idempotency-Key`."}, **problem_responses(401, 413)},
+)
+async def create_alert(
+    body: AlertInput,
+    response: Response,
+    user: CurrentUser,
+    alerts: Alerts,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Alert:
+    """For one of your strategies; 422 if you have none of this name. With an `Idempotency-Key` a repeat changes nothing."""
+    alert, new = await alerts.create(user.user_id, body, idempotency_key)
+    response.status_code = 201 if new else 200
+    return alert
+
+
+@router.get("/data/{item_id}", tags=ALERTS, summary="One alert", responses=problem_responses(401, 404))
+async def get_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> Alert:
+    """404 for what does not exist or is not yours."""
+    return await alerts.get(user.user_id, parse_id(item_id, "alert"))
+
+
+@router.put("/data/{item_id}", tags=ALERTS, summary="Replace an alert", responses=problem_responses(401, 404, 413))
+async def replace_alert(item_id: ItemId, body: AlertInput, user: CurrentUser, alerts: Alerts) -> Alert:
+    """All that a person can give is replaced; `id`, `seq`, `created_at`, `source` and `raw` stay."""
+    return await alerts.replace(user.user_id, parse_id(item_id, "alert"), body)
+
+
+@router.delete(
+    "/data/{item_id}", status_code=204, tags=ALERTS, summary="Delete an alert", responses=problem_responses(401, 404)
+)
+async def delete_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> None:
+    """A repeat of its delivery does not bring it back."""
+    await alerts.delete(user.user_id, parse_id(item_id, "alert"))
+
+
+@router.post(
+    "/data/chart/filters",
+    tags=ALERTS,
+    summary="Chart your alerts",
+    response_class=Response,
+    responses={
+        200: {
+            "model": Figure,
+            "description": "A Plotly figure, or the page or picture that `format` asks for.",
+            "content": {
+                "text/html": {"schema": {"type": "string"}},
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+                "image/svg+xml": {"schema": {"type": "string"}},
+            },
+        },
+        **problem_responses(401, 406, 413),
+    },
+)
+async def chart(
+    body: ChartRequest,
+    request: Request,
+    user: CurrentUser,
+    charts: Charts,
+    format_: Annotated[
+        ChartFormat, Query(alias="format", description="Pictures need the image extra.")
+    ] = ChartFormat.JSON,
+    theme: Annotated[Theme, Query()] = Theme.DARK,
+) -> Response:
+    """The newest alerts that match, drawn: prices with markers, traded volume, counts by type, position, or P&L."""
+    return await charts.render(user.user_id, body, format_, theme, str(request.base_url))

@@ -1,0 +1,262 @@
+"""What goes over the wire in this feature."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from app.alerts.charts import ChartType
+from app.core.schemas import Amount, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel, example
+
+
+class TradeType(StrEnum):
+    """What an alert says to do."""
+
+    BUY = "buy"
+    SELL = "sell"
+    EXIT = "exit"
+    LONG_ENTRY = "long_entry"
+    LONG_EXIT = "long_exit"
+    SHORT_ENTRY = "short_entry"
+    SHORT_EXIT = "short_exit"
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _empty_is_absent(value: Any) -> Any:
+    """TradingView's placeholders leave an empty text where there is nothing."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _whole_milliseconds_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    moment = moment.astimezone(UTC)
+    if not 1990 <= moment.year <= 2200:
+        raise ValueError("Input should be a time between 1990 and 2200")
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _number_as_text(value: Any) -> Any:
+    """`{{interval}}` and order ids may come without quotes."""
+    return str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
+
+
+def _trimmed(limit: int) -> StringConstraints:
+    return StringConstraints(strip_whitespace=True, min_length=1, max_length=limit)
+
+
+ShortText = Annotated[str, _trimmed(32), NoControlCharacters]
+LongText = Annotated[str, _trimmed(1000), NoControlCharacters]
+Interval = Annotated[str, BeforeValidator(_number_as_text), _trimmed(16), NoControlCharacters]
+Identity = Annotated[str, BeforeValidator(_number_as_text), _trimmed(128), NoControlCharacters]
+Moment = Annotated[datetime, AfterValidator(_whole_milliseconds_utc)]
+TradeTypeIn = Annotated[TradeType, BeforeValidator(_lower)]
+StrategyName = Annotated[str, _trimmed(100), NoControlCharacters]
+Contract = Annotated[str, _trimmed(64), NoControlCharacters]
+
+_OPTIONAL = (
+    "exchange",
+    "product",
+    "order_type",
+    "stop_loss",
+    "target",
+    "interval",
+    "comment",
+    "alert_time",
+    "alert_id",
+)
+_EXAMPLE = {
+    "contract": "NIFTY",
+    "trade_type": "buy",
+    "quantity": 75,
+    "price": 24350.5,
+    "exchange": "NSE",
+    "stop_loss": 24300,
+    "target": 24450,
+    "comment": "breakout",
+    "alert_time": "2026-11-20T05:30:00Z",
+}
+
+
+class AlertFields(RequestModel):
+    """The fields of an alert that clients give."""
+
+    contract: Contract = Field(description="The instrument, as TradingView's `{{ticker}}` names it.")
+    trade_type: TradeTypeIn = Field(description="Case does not matter.")
+    quantity: PositiveAmount
+    price: PositiveAmount
+    exchange: ShortText | None = None
+    product: ShortText | None = None
+    order_type: ShortText | None = None
+    stop_loss: PositiveAmount | None = None
+    target: PositiveAmount | None = None
+    interval: Interval | None = None
+    comment: LongText | None = None
+    alert_time: Moment | None = Field(None, description="When the alert fired; without an offset it is UTC.")
+    alert_id: Identity | None = Field(
+        None, description="The sender's identity of the event; widens the repeat window to 24 h."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name in _OPTIONAL:
+                value = data.get(name)
+                if isinstance(value, str) and not value.strip():
+                    data = {**data, name: None}
+        return data
+
+
+class WebhookAlert(AlertFields):
+    """What TradingView posts: the known fields, and anything else, which is kept in `raw`."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=example(_EXAMPLE))
+
+
+class AlertInput(AlertFields):
+    """An alert written by hand, or its replacement."""
+
+    model_config = ConfigDict(json_schema_extra=example({"strategy_name": "My Strategy", **_EXAMPLE}))
+
+    strategy_name: StrategyName = Field(description="One of your strategies.")
+
+
+class Alert(ResponseModel):
+    """A stored alert."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            {
+                "id": "6b02893a002b26997921d778",
+                "strategy_name": "My Strategy",
+                **_EXAMPLE,
+                "raw": {},
+                "source": "webhook",
+                "seq": 1795328314123000,
+                "created_at": "2026-11-20T05:30:01.123Z",
+                "updated_at": "2026-11-20T05:30:01.123Z",
+            }
+        )
+    )
+
+    id: str
+    strategy_id: str
+    strategy_name: str
+    contract: str
+    trade_type: TradeType
+    quantity: Amount
+    price: Amount
+    exchange: str | None = None
+    product: str | None = None
+    order_type: str | None = None
+    stop_loss: Amount | None = None
+    target: Amount | None = None
+    interval: str | None = None
+    comment: str | None = None
+    alert_time: datetime | None = None
+    alert_id: str | None = None
+    raw: dict[str, Any] = Field({}, description="Everything else that arrived.")
+    source: Literal["webhook", "manual"]
+    seq: int = Field(description="Orders alerts; the `seq` of the alert's message on `/ws`.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class AlertFilters(RequestModel):
+    """Which alerts; all conditions hold together."""
+
+    contract: Contract | None = None
+    trade_type: TradeTypeIn | None = None
+    strategy_name: StrategyName | None = None
+    start: Moment | None = Field(None, description="Stored at or after this time.")
+    end: Moment | None = Field(None, description="Stored at or before this time.")
+
+    @model_validator(mode="after")
+    def _order(self) -> "AlertFilters":
+        if self.start and self.end and self.start > self.end:
+            raise ValueError("start is after end")
+        return self
+
+
+class ChartRequest(AlertFilters):
+    """Which alerts to draw, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example({"chart_type": "price", "contract": "NIFTY"}, {"chart_type": "pnl"})
+    )
+
+    chart_type: ChartType = ChartType.PRICE
+
+
+class Figure(ResponseModel):
+    """A Plotly figure: give it to `Plotly.newPlot(element, figure.data, figure.layout)`."""
+
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+class BindKey(RequestModel):
+    """The strategy that a new key belongs to; it is made if there is none of this name."""
+
+    model_config = ConfigDict(json_schema_extra=example({"name": "My Strategy"}))
+
+    name: StrategyName
+
+
+class BoundKey(ResponseModel):
+    """A new key. It is shown this once."""
+
+    id: str
+    name: str
+    secret_key: str = Field(description="43 URL-safe characters. Keep it: only its SHA-256 is stored.")
+    webhook_url: str = Field(description="Give this to TradingView.")
+    created_at: datetime
+
+
+class KeyInfo(ResponseModel):
+    """A key without its secret."""
+
+    id: str
+    strategy_name: str
+    prefix: str = Field(description="The key's first characters, to tell keys apart.")
+    created_at: datetime
+    last_used_at: datetime | None = Field(None, description="To the minute or so.")
+    revoked_at: datetime | None = None
+
+
+class KeyStrategy(ResponseModel):
+    """The strategy behind a key."""
+
+    name: str
+
+
+class FieldProblem(ResponseModel):
+    """One thing wrong with one field."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Rejected(ResponseModel):
+    """A delivery that did not become an alert."""
+
+    id: str
+    strategy_name: str
+    status: int = Field(description="What the sender was answered.")
+    reason: str
+    errors: list[FieldProblem] = []
+    body: str = Field(description="What was sent; the first KiB of it where the delivery was refused for size or rate.")
+    size: int = Field(description="Bytes that were sent, as far as they were read.")
+    content_type: str | None = None
+    address: str
+    also_refused: int = Field(
+        0, description="Further deliveries refused for the same reason that have no row of their own."
+    )
+    created_at: datetime

@@ -1,0 +1,178 @@
+"""The use cases around stored alerts: list, read, write by hand, replace, delete, replay."""
+
+import secrets
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from beanie import PydanticObjectId
+
+from app.alerts.ingest import IDENTIFIED_WINDOW, AlertIngest, Row, alert_json, alert_values, repeat_digest, wire_alert
+from app.alerts.keys import KeyService
+from app.alerts.models import AlertDocument, StrategyDocument
+from app.alerts.schemas import Alert, AlertFilters, AlertInput
+from app.core.bus import Bus
+from app.core.clock import Clock, from_micros
+from app.core.errors import FieldError, InvalidInputError, NotFoundError
+from app.core.events import AlertChanged
+from app.core.pagination import Page, PageRequest, newest_first, read_page
+from app.core.settings import Settings
+
+_NO_ALERT = "There is no alert with this id."
+# Nothing of these may stay when an alert is replaced by one without them.
+_OPTIONAL = (
+    "exchange",
+    "product",
+    "order_type",
+    "interval",
+    "comment",
+    "alert_id",
+    "stop_loss",
+    "target",
+    "alert_time",
+)
+REPLAY_OVERLAP = 2_000_000
+"""Microseconds that a replay reaches back: alerts become visible a little out of order."""
+
+
+class AlertService:
+    """Stored alerts of one user at a time; nobody sees anybody else's."""
+
+    def __init__(self, settings: Settings, keys: KeyService, ingest: AlertIngest, bus: Bus, clock: Clock) -> None:
+        self._keys = keys
+        self._ingest = ingest
+        self._bus = bus
+        self._clock = clock
+        self._retention = settings.alert_retention_days
+
+    async def create(
+        self, user_id: PydanticObjectId, alert: AlertInput, idempotency_key: str | None
+    ) -> tuple[Alert, bool]:
+        """Store an alert written by hand, and whether it is new; raises `InvalidInputError` for an unknown strategy."""
+        strategy_id = await self._strategy(user_id, alert.strategy_name)
+        dedup = None
+        if idempotency_key:
+            dedup = repeat_digest(str(user_id), idempotency_key, alert.model_dump_json().encode())
+        row = self._ingest.draft(
+            alert,
+            user_id=user_id,
+            strategy_id=strategy_id,
+            strategy_name=alert.strategy_name,
+            source="manual",
+            dedup=dedup,
+        )
+        content, new = await self._ingest.store(row, identified=True)
+        return Alert.model_validate_json(content), new
+
+    async def _strategy(self, user_id: PydanticObjectId, name: str) -> PydanticObjectId:
+        strategy_id = await self._keys.strategy_id(user_id, name)
+        if strategy_id is None:
+            message = "You have no strategy of this name; POST /alerts/bind_key makes one"
+            raise InvalidInputError(
+                f"body.strategy_name: {message}.", [FieldError(("body", "strategy_name"), message, "strategy_unknown")]
+            )
+        return strategy_id
+
+    async def page(self, user_id: PydanticObjectId, filters: AlertFilters, page: PageRequest) -> Page[Alert]:
+        """The user's alerts that match, newest first."""
+        found = await read_page(self.rows(user_id, filters, page), page)
+        return Page([wire_alert(row) for row in found.rows], found.next)
+
+    async def rows(self, user_id: PydanticObjectId, filters: AlertFilters, page: PageRequest) -> AsyncIterator[Row]:
+        """Rows that match, newest first, for as long as they are asked for."""
+        equality: dict[str, Any] = {"user_id": user_id}
+        if filters.strategy_name is not None:
+            strategy_id = await self._keys.strategy_id(user_id, filters.strategy_name)
+            if strategy_id is None:
+                return
+            equality["strategy_id"] = strategy_id
+        if filters.contract is not None:
+            equality["contract"] = filters.contract
+        if filters.trade_type is not None:
+            equality["trade_type"] = filters.trade_type.value
+        found = newest_first(
+            AlertDocument.get_pymongo_collection(),
+            equality,
+            page=page,
+            account=user_id,
+            clock=self._clock,
+            start=filters.start,
+            end=filters.end,
+        )
+        async for row in found:
+            yield row
+
+    async def get(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> Alert:
+        """One alert; raises `NotFoundError`."""
+        return wire_alert(await self._mine(user_id, alert_id))
+
+    async def _mine(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> Row:
+        row: Row | None = await AlertDocument.get_pymongo_collection().find_one({"_id": alert_id, "user_id": user_id})
+        if row is None:
+            raise NotFoundError(_NO_ALERT)
+        return row
+
+    async def replace(self, user_id: PydanticObjectId, alert_id: PydanticObjectId, alert: AlertInput) -> Alert:
+        """Replace what a person can give; id, time, source and `raw` stay. Raises `NotFoundError`, `InvalidInputError`."""
+        await self._mine(user_id, alert_id)
+        values = alert_values(alert) | {
+            "strategy_id": await self._strategy(user_id, alert.strategy_name),
+            "strategy_name": alert.strategy_name,
+            "updated_at": self._clock.now(),
+        }
+        change: dict[str, Any] = {"$set": values}
+        if gone := {name: "" for name in _OPTIONAL if name not in values}:
+            change["$unset"] = gone
+        await AlertDocument.get_pymongo_collection().update_one({"_id": alert_id, "user_id": user_id}, change)
+        row = await self._mine(user_id, alert_id)
+        self._bus.announce(self._change(user_id, alert_id, deleted=False))
+        return wire_alert(row)
+
+    async def delete(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> None:
+        """Delete an alert; raises `NotFoundError`. What decides repeats stays until no repeat can come any more."""
+        alerts = AlertDocument.get_pymongo_collection()
+        row = await self._mine(user_id, alert_id)
+        mine = {"_id": alert_id, "user_id": user_id}
+        if "dedup" in row:
+            remains = {name: row[name] for name in ("schema_version", "dedup", "seq", "created_at", "updated_at")}
+            result = await alerts.replace_one(mine, remains | {"purge_at": row["created_at"] + IDENTIFIED_WINDOW})
+            gone = result.matched_count
+        else:
+            gone = (await alerts.delete_one(mine)).deleted_count
+        if not gone:
+            raise NotFoundError(_NO_ALERT)
+        self._bus.announce(self._change(user_id, alert_id, deleted=True))
+
+    @staticmethod
+    def _change(user_id: PydanticObjectId, alert_id: PydanticObjectId, *, deleted: bool) -> AlertChanged:
+        change_id = secrets.token_hex(8)
+        return AlertChanged(user_id=str(user_id), alert_id=str(alert_id), change_id=change_id, deleted=deleted)
+
+    async def since(self, user_id: str, seq: int, limit: int) -> list[tuple[int, bytes]]:
+        """The user's alerts stored after `seq`, oldest first, at most `limit + 1`, as (seq, JSON): for `/ws` resuming.
+
+        It reaches back a little, since alerts become visible slightly out of order: a repeat is possible, a gap is not.
+        """
+        account = PydanticObjectId(user_id)
+        earliest = max(0, min(seq, 4_000_000_000_000_000) - REPLAY_OVERLAP)
+        page = PageRequest(limit + 1)
+        newest = newest_first(
+            AlertDocument.get_pymongo_collection(),
+            {"user_id": account},
+            page=page,
+            account=account,
+            clock=self._clock,
+            start=from_micros(earliest),
+        )
+        found = await read_page(newest, page)
+        return [(row["seq"], alert_json(row)) for row in reversed(found.rows) if row["seq"] >= earliest]
+
+    async def expire(self) -> None:
+        """Delete alerts older than `ALERT_RETENTION_DAYS`, account by account; the periodic job calls this."""
+        if self._retention is None:
+            return
+        oldest = int((self._clock.now() - timedelta(days=self._retention)).timestamp() * 1_000_000)
+        alerts = AlertDocument.get_pymongo_collection()
+        accounts = await StrategyDocument.get_pymongo_collection().distinct("user_id")
+        for account in accounts:
+            await alerts.delete_many({"user_id": account, "seq": {"$lt": oldest}})
