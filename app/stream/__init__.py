@@ -1,0 +1,1 @@
+"""`WS /ws`: live ticks, candles, alerts, signals, orders and jobs."""

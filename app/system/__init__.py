@@ -1,0 +1,1 @@
+"""What runs here and how it is: root, health, metrics, documentation pages."""
