@@ -1,0 +1,144 @@
+"""Chart pages in a real browser that cannot reach the internet."""
+
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.browser.conftest import Visit, Watched
+from tests.support.people import Person, alert
+
+pytestmark = pytest.mark.browser
+
+IST = timezone(timedelta(hours=5, minutes=30))
+ALERTS = [
+    alert(trade_type="buy", price=24350.5, comment="Breakout <img src=x onerror=alert(1)> & more"),
+    alert(trade_type="exit", price=24391),
+    alert(trade_type="short_entry", price=24402.35, quantity=150),
+    alert(trade_type="short_exit", price=24377.1, quantity=75),
+    alert(trade_type="buy", price=182.4, contract="NIFTY24200CE<b>"),
+    alert(trade_type="sell", price=190.05, contract="NIFTY24200CE<b>"),
+]
+# What each chart draws of these: a selector and how many elements of it.
+DRAWN = {
+    "price": (".scatterlayer .points path.point", len(ALERTS)),
+    "volume": (".barlayer .point path", 2),
+    "trade_types": (".barlayer .point path", 5),
+    "position": (".scatterlayer .trace path.js-line", 2),
+    "pnl": (".scatterlayer .trace path.js-line", 3),
+}
+
+
+@pytest_asyncio.fixture
+async def trader(user: Person) -> Person:
+    """Somebody whose strategy has sent alerts."""
+    key = await user.bind("Opening range")
+    for body in ALERTS:
+        answer = await user.client.post(f"/data/{key}", json=body)
+        assert answer.status_code == 201, answer.text
+    return user
+
+
+async def open_chart(watched: Watched, person: Person, theme: str = "dark", **body: Any) -> None:
+    url = f"{person.client.base_url}data/chart/filters?format=html&theme={theme}"
+    url = str(person.client.base_url.join(f"/data/chart/filters?format=html&theme={theme}"))
+    headers = {"Authorization": f"Bearer {person.token}", "Content-Type": "application/json"}
+    request = person.client.build_request("POST", url, json=body)
+    watched.posts[url] = {"headers": headers, "post_data": request.content}
+    answer = await watched.page.goto(url)
+    assert answer is not None
+    assert answer.status == 200
+    assert "content-security-policy" in answer.headers
+    await watched.page.wait_for_selector(".js-plotly-plot .main-svg")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("chart_type", list(DRAWN))
+async def test_each_chart_draws(trader: Person, visit: Visit, chart_type: str, theme: str):
+    selector, count = DRAWN[chart_type]
+    async with visit() as watched:
+        await open_chart(watched, trader, theme, chart_type=chart_type)
+
+        visible = watched.page.locator(selector).and_(watched.page.locator(":visible"))
+        assert await visible.count() == count
+        width = await watched.page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
+        assert width == 1280
+
+
+async def test_a_chart_fits_a_phone_and_a_turned_one(trader: Person, visit: Visit):
+    async with visit(viewport={"width": 390, "height": 844}) as watched:
+        await open_chart(watched, trader, chart_type="pnl")
+        size = "(() => { const b = document.querySelector('.main-svg').getBoundingClientRect(); return [b.width, b.height]; })()"
+
+        assert await watched.page.evaluate(size) == [390, 844]
+        await watched.page.set_viewport_size({"width": 844, "height": 390})
+        await watched.page.wait_for_function(f"{size}[0] === 844 && {size}[1] === 390")
+
+
+async def test_an_alert_tells_about_itself_in_indian_time_and_as_text(trader: Person, visit: Visit):
+    (first,) = (await trader.client.get("/data/", params={"trade_type": "buy", "contract": "NIFTY"})).json()
+    moment = datetime.fromisoformat(first["created_at"]).astimezone(IST)
+    async with visit() as watched:
+        await open_chart(watched, trader, chart_type="price", contract="NIFTY")
+        await watched.page.locator(".points path.point").first.hover(force=True)
+        label = await watched.page.locator(".hovertext").text_content()
+
+    assert label is not None
+    assert "Buy 75 @ 24,350.5" in label
+    assert "Opening range" in label
+    assert f"{moment:%a %d %b %Y, %H:%M:%S} IST" in label
+    assert "Breakout <img src=x onerror=alert(1)> & more" in label
+
+
+async def test_names_show_as_they_are_written(trader: Person, visit: Visit):
+    async with visit() as watched:
+        await open_chart(watched, trader, chart_type="volume")
+        names = await watched.page.locator(".legendtext").all_text_contents()
+
+    assert names == ["NIFTY", "NIFTY24200CE<b>"]
+
+
+async def test_a_chart_of_nothing_says_so(user: Person, visit: Visit):
+    async with visit() as watched:
+        await open_chart(watched, user, chart_type="price")
+
+        assert await watched.page.locator(".annotation-text").text_content() == "No alerts match these filters"
+
+
+async def test_a_chart_can_be_kept_as_a_picture_and_not_uploaded(trader: Person, visit: Visit):
+    async with visit(accept_downloads=True) as watched:
+        await open_chart(watched, trader, chart_type="price")
+        buttons = watched.page.locator(".modebar-btn")
+        titles = [await button.get_attribute("data-title") or "" for button in await buttons.all()]
+        async with watched.page.expect_download() as download:
+            await buttons.first.click()
+        picture = await (await download.value).path()
+
+        assert Path(picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert not [title for title in titles if re.search("cloud|share|studio|edit", title, re.IGNORECASE)]
+
+
+async def test_a_page_saved_to_disk_still_draws(trader: Person, visit: Visit, tmp_path: Path):
+    answer = await trader.client.post("/data/chart/filters", params={"format": "html"}, json={"chart_type": "pnl"})
+    saved = tmp_path / "chart.html"
+    saved.write_text(answer.text)
+    async with visit() as watched:
+        await watched.page.goto(saved.as_uri())
+        await watched.page.wait_for_selector(".js-plotly-plot .main-svg")
+
+        assert await watched.page.locator(".scatterlayer .trace path.js-line").count() > 0
+
+
+async def test_a_page_without_its_library_says_so(trader: Person, visit: Visit, tmp_path: Path):
+    answer = await trader.client.post("/data/chart/filters", params={"format": "html"}, json={"chart_type": "pnl"})
+    saved = tmp_path / "chart.html"
+    saved.write_text(answer.text)
+    async with visit() as watched:
+        await watched.page.route("**/plotly.min.js*", lambda route: route.abort())
+        await watched.page.goto(saved.as_uri())
+
+        assert "could not be loaded" in await watched.page.locator("#chart").inner_text()
+        watched.complaints.clear()  # the browser's, about what this test withheld

@@ -1,0 +1,79 @@
+"""`/docs` and `/redoc` in a real browser that cannot reach the internet."""
+
+import json
+
+import httpx
+import pytest
+
+from tests.browser.conftest import Visit
+from tests.support.people import Person
+from tests.support.service import ServiceProcess
+
+pytestmark = pytest.mark.browser
+
+METHODS = {"get", "put", "post", "patch", "delete"}
+
+
+def operations(service: ServiceProcess) -> int:
+    paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
+    return sum(method in METHODS for path in paths.values() for method in path)
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+async def test_swagger_ui_shows_every_operation(service: ServiceProcess, visit: Visit, scheme: str):
+    async with visit(color_scheme=scheme) as watched:
+        page = watched.page
+        await page.goto(f"{service.url}/docs")
+        await page.wait_for_selector(".opblock")
+
+        assert await page.locator(".opblock").count() == operations(service)
+        assert await page.locator(".filter input").count() == 1
+        assert await page.evaluate("document.documentElement.classList.contains('dark-mode')") == (scheme == "dark")
+
+
+async def test_swagger_ui_tries_an_operation_out(service: ServiceProcess, visit: Visit):
+    async with visit() as watched:
+        page = watched.page
+        await page.goto(f"{service.url}/docs")
+        block = page.locator(".opblock", has=page.locator('[data-path="/"]'))
+        await block.locator(".opblock-summary-control").click()
+        await block.locator("button.execute").click()
+
+        assert await block.locator(".live-responses-table .response-col_status").last.inner_text() == "200"
+        body = await block.locator(".live-responses-table .highlight-code code").first.inner_text()
+        assert json.loads(body) == httpx.get(f"{service.url}/").json()
+
+
+async def test_swagger_ui_authorizes_by_password_and_remembers(service: ServiceProcess, visit: Visit, user: Person):
+    async with visit() as watched:
+        page = watched.page
+        await page.goto(f"{service.url}/docs")
+        await page.locator(".auth-wrapper button.authorize").click()
+        form = page.locator(".auth-container", has=page.locator('input[name="username"]')).first
+        await form.locator('input[name="username"]').fill(user.email)
+        await form.locator('input[name="password"]').fill(user.password)
+        await form.locator("button.authorize").click()
+        await form.locator("text=Logout").wait_for()
+        await page.reload()
+        block = page.locator(".opblock", has=page.locator('[data-path="/api/v1/auth/me"]'))
+        await block.locator(".opblock-summary-control").click()
+        await block.locator("button.execute").click()
+
+        assert await block.locator(".live-responses-table .response-col_status").last.inner_text() == "200"
+        body = await block.locator(".live-responses-table .highlight-code code").first.inner_text()
+        assert json.loads(body)["email"] == user.email
+
+
+async def test_redoc_shows_every_operation_and_searches(service: ServiceProcess, visit: Visit):
+    async with visit() as watched:
+        page = watched.page
+        await page.goto(f"{service.url}/redoc")
+        await page.wait_for_selector('[data-section-id^="tag/"] [data-section-id*="operation/"], [id*="operation/"]')
+        shown = await page.evaluate(
+            'new Set([...document.querySelectorAll(\'[data-section-id*="/operation"], [id*="/operation/"]\')]'
+            ".map((element) => element.getAttribute('data-section-id') || element.id)).size"
+        )
+
+        assert shown == operations(service)
+        await page.locator('input[placeholder="Search..."]').press_sequentially("webhook", delay=20)
+        await page.locator('[data-role="search:results"] li').first.wait_for()

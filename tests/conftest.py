@@ -1,0 +1,63 @@
+"""Fixtures: the service as a real process on real sockets, and people who use it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.support.people import Person, sign_up
+from tests.support.service import ServiceProcess
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """One running service, shared by all tests of a process that need nothing special of it."""
+    process = ServiceProcess(tmp_path_factory.mktemp("service"))
+    try:
+        yield process.start()
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+    """Makes services with settings of their own; they are not started yet, and ended after the test."""
+    made: list[ServiceProcess] = []
+
+    def make(**options: object) -> ServiceProcess:
+        folder = tmp_path / f"service{len(made)}"
+        made.append(ServiceProcess(folder, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()
+
+
+@pytest_asyncio.fixture
+async def client(service: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the shared service, without a token."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=15) as anonymous:
+        yield anonymous
+
+
+@pytest_asyncio.fixture
+async def make_user(service: ServiceProcess) -> AsyncIterator[Callable[..., Awaitable[Person]]]:
+    """Signs people up at the shared service, or at another `url`."""
+    people: list[Person] = []
+
+    async def make(url: str | None = None, email: str | None = None) -> Person:
+        people.append(await sign_up(url or service.url, email))
+        return people[-1]
+
+    yield make
+    for person in people:
+        await person.client.aclose()
+
+
+@pytest_asyncio.fixture
+async def user(make_user: Callable[..., Awaitable[Person]]) -> Person:
+    """Somebody who has just signed up at the shared service."""
+    return await make_user()

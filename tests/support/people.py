@@ -1,0 +1,50 @@
+"""Users of the service, as tests need them."""
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+PASSWORD = "correct horse battery 9"
+
+
+@dataclass
+class Person:
+    """Somebody who signed up, with a client that sends their token."""
+
+    client: httpx.AsyncClient
+    email: str
+    tokens: dict[str, Any]
+    password: str = PASSWORD
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def token(self) -> str:
+        """The access token."""
+        token: str = self.tokens["access_token"]
+        return token
+
+    async def bind(self, name: str = "My Strategy") -> str:
+        """A new key for a strategy of theirs."""
+        answer = await self.client.post("/alerts/bind_key", json={"name": name})
+        assert answer.status_code == 201, answer.text
+        key: str = answer.json()["secret_key"]
+        self.keys[name] = key
+        return key
+
+
+async def sign_up(url: str, email: str | None = None) -> Person:
+    """A new account on the service at `url`."""
+    email = email or f"{secrets.token_hex(6)}@example.com"
+    client = httpx.AsyncClient(base_url=url, timeout=15)
+    answer = await client.post("/api/v1/auth/signup", json={"email": email, "password": PASSWORD})
+    assert answer.status_code == 201, answer.text
+    tokens = answer.json()
+    client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+    return Person(client, email, tokens)
+
+
+def alert(**values: Any) -> dict[str, Any]:
+    """A valid webhook body."""
+    return {"contract": "NIFTY", "trade_type": "buy", "quantity": 75, "price": 24350.5} | values

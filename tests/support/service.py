@@ -1,0 +1,168 @@
+"""The service as a user runs it: a uvicorn process on a free port, with its own data folder."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+GENEROUS = {
+    "RATE_LIMIT_PER_MINUTE": "1000000",
+    "USER_RATE_LIMIT_PER_MINUTE": "1000000",
+    "AUTH_RATE_LIMIT_PER_MINUTE": "1000000",
+    "AUTH_ADDRESS_RATE_LIMIT_PER_MINUTE": "1000000",
+    "ALERT_RATE_LIMIT_PER_MINUTE": "1000000",
+}
+"""Limits out of the way of tests that are not about them."""
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ServiceProcess:
+    """One run of the service; `env` adds to or (with None) removes from the defaults."""
+
+    def __init__(
+        self, folder: Path, *, port: int | None = None, workers: int = 1, generous: bool = True, **env: str | None
+    ) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.port = port or free_port()
+        self.workers = workers
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ws_url = f"ws://127.0.0.1:{self.port}/ws"
+        self.log_path = folder / "service.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._database: str | None = None
+        defaults = {"ENVIRONMENT": "test", "DATA_DIR": str(self.data_dir), **(GENEROUS if generous else {})}
+        if url := os.environ.get("TEST_MONGODB_URL"):
+            self._database = f"arrow_test_{secrets.token_hex(6)}"
+            defaults |= {"MONGODB_URL": url, "DATABASE_NAME": self._database}
+        # Only what a program needs to run: nothing of the developer's own settings reaches the service.
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        self.env = {name: value for name, value in (inherited | defaults | env).items() if value is not None}
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service runs on the embedded database."""
+        return "MONGODB_URL" not in self.env
+
+    def start(self, *, wait: float = 30) -> "ServiceProcess":
+        """Start and wait until it is healthy; `AssertionError` with the log when it is not within `wait` seconds."""
+        self.launch()
+        self.wait_ready(wait)
+        return self
+
+    def launch(self) -> "ServiceProcess":
+        """Start without waiting."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT), "app.main:app", "--port", str(self.port)]
+        command += ["--timeout-graceful-shutdown", "10"]
+        if self.workers > 1:
+            command += ["--workers", str(self.workers)]
+        with self.log_path.open("ab") as log:
+            # The folder has no .env of anybody's.
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        return self
+
+    def wait_ready(self, seconds: float = 30) -> None:
+        """Wait for `/health/ready`."""
+        assert self.process is not None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log_text()[-4000:]}")
+            try:
+                if httpx.get(f"{self.url}/health/ready", timeout=3).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.03)
+        raise AssertionError(f"the service was not ready within {seconds} s:\n{self.log_text()[-4000:]}")
+
+    def log_text(self) -> str:
+        """All that the service wrote to its output so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def health(self) -> dict[str, Any]:
+        """The answer of `/health`."""
+        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=10).json()
+        return answer
+
+    def worker_pids(self) -> list[int]:
+        """The processes that serve requests."""
+        assert self.process is not None
+        if self.workers == 1:
+            return [self.process.pid]
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in children if any("spawn_main" in part for part in child.cmdline())]
+
+    def database_pid(self) -> int:
+        """The embedded database's process."""
+        pid: int = self.health()["database"]["embedded"]["pid"]
+        return pid
+
+    def kill_all(self) -> None:
+        """`kill -9` of the service and everything that it started."""
+        victims = self._tree()
+        for victim in victims:
+            try:
+                victim.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(victims, timeout=10)
+        if self.process is not None:
+            self.process.wait(10)
+
+    def stop(self, *, wait: float = 20) -> int:
+        """SIGTERM, and the exit status; whatever is left after `wait` seconds is killed and fails the test."""
+        if self.process is None:
+            return 0
+        family = self._tree()
+        self.process.terminate()
+        try:
+            status = self.process.wait(wait)
+        finally:
+            _, alive = psutil.wait_procs(family, timeout=3)
+            for left in alive:
+                left.kill()
+            self.process = None
+        assert not alive, f"left behind: {[left.pid for left in alive]}"
+        return status
+
+    def close(self) -> None:
+        """End it in any case, and drop its database on a real server."""
+        if self.process is not None and self.process.poll() is None:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill_all()
+        if self._database:
+            from pymongo import MongoClient
+
+            with MongoClient(self.env["MONGODB_URL"]) as client:
+                client.drop_database(self._database)
+
+    def _tree(self) -> list[psutil.Process]:
+        if self.process is None:
+            return []
+        try:
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
