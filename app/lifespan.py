@@ -34,6 +34,7 @@ from app.core.clock import Clock, Sequence, SystemClock
 from app.core.database import Database
 from app.core.deps import Registry
 from app.core.embedded import EmbeddedDatabase
+from app.core.errors import StartupError
 from app.core.events import AlertStored, PeersChanged, SessionRevoked
 from app.core.figures import FigureImages
 from app.core.hub import Hub
@@ -84,7 +85,10 @@ class _Ground:
 async def _ground_floor(settings: Settings, stack: AsyncExitStack) -> _Ground:
     ground = _Ground()
     ground.clock = SystemClock()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"DATA_DIR: cannot be used ({error.strerror}: {error.filename})") from None
     embedded = None if settings.mongodb_url else EmbeddedDatabase(settings.data_dir)
     ground.database = Database(settings, embedded)
     stack.push_async_callback(ground.database.close)

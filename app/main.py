@@ -1,9 +1,11 @@
 """The application: `uvicorn app.main:app`. Nothing imports this module."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__
 from app.core.client_address import ClientAddressResolver
@@ -15,7 +17,7 @@ from app.core.openapi import DESCRIPTION, TAGS, install_openapi
 from app.core.problem import add_problem_handlers
 from app.core.settings import Settings, SettingsError
 from app.lifespan import lifespan
-from app.routes import UNREFERENCED, include_routes, limits_its_own_body
+from app.routes import FAST_LANES, UNREFERENCED, include_routes, limits_its_own_body
 from app.stream.wire import TransportMiddleware
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     # The last one added is the outermost.
     application.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes, own_limit=limits_its_own_body)
+    for lane in FAST_LANES:
+        application.add_middleware(lane)
     if settings.allowed_origins:
         application.add_middleware(
             CORSMiddleware,
@@ -72,6 +76,8 @@ def __getattr__(name: str) -> Any:
     try:
         application = create_app(Settings.load())
     except SettingsError as error:
-        raise SystemExit(f"arrow: {error}") from None
+        sys.stderr.write(f"arrow: {error}\n")
+        # uvicorn's own status for a start that failed: with several workers any other means "try again", for ever.
+        raise SystemExit(STARTUP_FAILURE) from None
     globals()["app"] = application
     return application

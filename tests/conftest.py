@@ -10,6 +10,9 @@ import pytest_asyncio
 from tests.support.people import Person, sign_up
 from tests.support.service import ServiceProcess
 
+pytest_plugins = ["tests.browser.guard"]
+"""Says in one line that browser tests were left out, where there is no browser."""
+
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:

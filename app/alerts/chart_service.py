@@ -88,8 +88,8 @@ def _point(row: Row) -> ChartPoint:
         row["created_at"],
         row["contract"],
         row["trade_type"],
-        row["quantity"].to_decimal(),
-        row["price"].to_decimal(),
+        row["quantity"],
+        row["price"],
         row["strategy_name"],
         row.get("comment"),
     )

@@ -146,7 +146,7 @@ class View:
             notes = (*notes, f"Drawn are the {count} busiest of {len(self._activity):,} contracts.")
         if self.truncated:
             notes = (*notes, f"Only the newest {len(self.points):,} alerts of this selection are shown.")
-        layout = base_layout(self.theme, self.title, self.subtitle, legend=place, note=" ".join(notes))
+        layout = base_layout(self.theme, self.title, self.subtitle, legend=place, notes=notes)
         layout["meta"] |= {
             "chart_type": str(self.chart_type),
             "alerts": len(self.points),

@@ -28,8 +28,8 @@ from app.core.figures import (
 __all__ = ["NOTHING", "ChartPoint", "ChartType", "build_chart"]
 
 NOTHING: Final = "No alerts match these filters"
-_STARTS_FLAT: Final = "Every strategy is taken as flat before the first alert shown."
-_BEFORE_CHARGES: Final = "Realised first in, first out per strategy and contract, before charges."
+_STARTS_FLAT: Final = "Strategies are taken as flat before the first alert shown."
+_BEFORE_CHARGES: Final = "Before charges; first in, first out per strategy and contract."
 
 
 def build_chart(

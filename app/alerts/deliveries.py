@@ -61,8 +61,8 @@ class Deliveries:
     async def accept(self, delivery: Delivery) -> tuple[bytes, bool]:
         """The stored alert's JSON, and whether it is new.
 
-        Raises `NotFoundError` for an unknown key; `ForbiddenError` (address), `RateLimitedError`, `PayloadTooLargeError`
-        and `InvalidInputError`, each recorded for the strategy's owner; `UnavailableError` when it could not be stored.
+        Raises `NotFoundError` for an unknown key; `ForbiddenError`, `RateLimitedError`, `PayloadTooLargeError` and
+        `InvalidInputError`, each recorded for the strategy's owner; `UnavailableError` when it could not be stored.
         """
         key = await self._keys.resolve(delivery.secret_key)
         if key is None:

@@ -1,18 +1,20 @@
 """From a delivery to exactly one durable alert: the hot path."""
 
 import hashlib
-import json
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from beanie import PydanticObjectId
-from bson import Decimal128
 from pymongo import ReadPreference
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from app.alerts.models import AlertDocument
-from app.alerts.schemas import Alert, AlertFields
+from app.alerts.schemas import AlertFields
+from app.core.bson_codec import exact_rows
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
 from app.core.errors import UnavailableError
@@ -25,9 +27,18 @@ IDENTIFIED_WINDOW = timedelta(hours=24)
 """How long a repeat is recognised when it carries an `alert_id` or an `Idempotency-Key`."""
 
 Row = dict[str, Any]
-_TEXTS = ("exchange", "product", "order_type", "interval", "comment", "alert_id")
-_AMOUNTS = ("stop_loss", "target")
-_to_json = Alert.__pydantic_serializer__.to_json
+OPTIONAL_FIELDS = (
+    "exchange",
+    "product",
+    "order_type",
+    "stop_loss",
+    "target",
+    "interval",
+    "comment",
+    "alert_time",
+    "alert_id",
+)
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def repeat_digest(scope: str, idempotency_key: str | None, body: bytes) -> str:
@@ -43,45 +54,48 @@ def alert_values(fields: AlertFields) -> Row:
     row: Row = {
         "contract": fields.contract,
         "trade_type": fields.trade_type.value,
-        "quantity": Decimal128(fields.quantity),
-        "price": Decimal128(fields.price),
+        "quantity": fields.quantity,
+        "price": fields.price,
     }
-    for name in _TEXTS:
-        if (text := getattr(fields, name)) is not None:
-            row[name] = text
-    for name in _AMOUNTS:
-        if (amount := getattr(fields, name)) is not None:
-            row[name] = Decimal128(amount)
-    if fields.alert_time is not None:
-        row["alert_time"] = fields.alert_time
+    for name in OPTIONAL_FIELDS:
+        if (value := getattr(fields, name)) is not None:
+            row[name] = value
     return row
 
 
-def wire_alert(row: Row) -> Alert:
-    """An alert as clients see it, from its row."""
-    values = {name: row[name] for name in (*_TEXTS, "alert_time") if name in row}
-    values |= {name: row[name].to_decimal() for name in _AMOUNTS if name in row}
+def wire_alert(row: Row) -> Row:
+    """An alert as clients see it (the fields of `schemas.Alert`), from its row."""
     raw = row.get("raw")
-    return Alert.model_construct(
-        id=str(row["_id"]),
-        strategy_id=str(row["strategy_id"]),
-        strategy_name=row["strategy_name"],
-        contract=row["contract"],
-        trade_type=row["trade_type"],
-        quantity=row["quantity"].to_decimal(),
-        price=row["price"].to_decimal(),
-        raw=json.loads(raw) if raw else {},
-        source=row["source"],
-        seq=row["seq"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        **values,
-    )
+    return {
+        "id": str(row["_id"]),
+        "strategy_id": str(row["strategy_id"]),
+        "strategy_name": row["strategy_name"],
+        "contract": row["contract"],
+        "trade_type": row["trade_type"],
+        "quantity": row["quantity"],
+        "price": row["price"],
+        **{name: row.get(name) for name in OPTIONAL_FIELDS},
+        "raw": msgspec.Raw(raw.encode()) if raw else {},
+        "source": row["source"],
+        "seq": int(row["seq"]),  # the database gives its own kind of int
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+    }
 
 
 def alert_json(row: Row) -> bytes:
-    """`wire_alert`, encoded."""
-    return _to_json(wire_alert(row))
+    """`wire_alert`, encoded; numbers are exact."""
+    return _encode(wire_alert(row))
+
+
+def alerts_json(rows: Iterable[Row]) -> bytes:
+    """A JSON array of alerts."""
+    return _encode([wire_alert(row) for row in rows])
+
+
+def alert_rows() -> AsyncCollection[Row]:
+    """The collection of alerts, as rows with exact numbers."""
+    return exact_rows(AlertDocument.get_pymongo_collection())
 
 
 class AlertIngest:
@@ -92,7 +106,7 @@ class AlertIngest:
         self._clock = clock
         self._sequence = sequence
         self._window = timedelta(seconds=settings.alert_dedup_seconds)
-        collection = AlertDocument.get_pymongo_collection()
+        collection = alert_rows()
         self._alerts = collection.with_options(
             read_concern=ReadConcern("majority"), read_preference=ReadPreference.PRIMARY
         )

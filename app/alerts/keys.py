@@ -50,8 +50,8 @@ class ActiveKey:
 class KeyDirectory:
     """Finds the strategy behind a key: from a bounded cache, else by one shared query at a time.
 
-    A revocation reaches every process over the bus before it is acknowledged, and empties the entry at once. While other
-    processes may exist that cannot be heard, nothing is taken from the cache.
+    A revocation reaches every process over the bus before it is acknowledged, and empties the entry at once. While
+    other processes may exist that cannot be heard, nothing is taken from the cache.
     """
 
     def __init__(self, bus: Bus, clock: Clock, *, max_keys: int = 10_000) -> None:
@@ -120,7 +120,7 @@ class KeyDirectory:
                 generation = self._generation
                 try:
                     found = await self._find(list(wanted))
-                except Exception as error:  # everyone who waits must hear of it
+                except Exception as error:  # noqa: BLE001 (everyone who waits must hear of it)
                     for future in wanted.values():
                         future.set_exception(error)
                         future.exception()  # a caller that has gone away is no unretrieved error
@@ -174,7 +174,7 @@ class KeyService:
         self._sequence = sequence
 
     async def bind(self, user_id: PydanticObjectId, name: str, base_url: str) -> BoundKey:
-        """A new key for the user's strategy `name`, which is made if need be; raises `ConflictError` over the limits."""
+        """A new key for the user's strategy `name`, made if need be; raises `ConflictError` over the limits."""
         strategy = await self._strategy(user_id, name)
         if await KeyDocument.find({"user_id": user_id}).count() >= MAX_KEYS:
             raise ConflictError(f"An account can have {MAX_KEYS} keys at most.")

@@ -58,8 +58,8 @@ class KeyDocument(Document):
 class AlertDocument(Document):
     """An alert as it was stored.
 
-    `dedup` is what decides repeats (a unique index): the digest of key, idempotency key and body. `raw` is the JSON text
-    of what arrived beyond the known fields: text, so that no name or number in it means anything to the database.
+    `dedup` decides repeats (a unique index): the digest of key, idempotency key, body. `raw` is the JSON text of what
+    arrived beyond the known fields: text, so that no name or number in it means anything to the database.
     A deleted alert leaves a row with `dedup` and `purge_at` only: a repeat of it must not come to life as a new alert.
     """
 

@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 FIRST_KIB = 1024
 _FLOOD = 30
 """Refusals of one kind that get rows of their own per key and minute; the rest are counted in the next row."""
-_TRIM_EVERY = 50
 
 
 class RejectedDeliveries:
@@ -36,6 +35,7 @@ class RejectedDeliveries:
         self._sequence = sequence
         self._keep = timedelta(days=settings.rejected_retention_days)
         self._most = settings.rejected_max_per_strategy
+        self._trim_every = max(1, self._most // 10)
         self._rows = GroupCommit(RejectedDocument.get_pymongo_collection())
         self._since_trim: Counter[PydanticObjectId] = Counter()
         # (key, kind) → the minute, rows written in it, and refusals that got no row of their own with the last of them
@@ -90,7 +90,7 @@ class RejectedDeliveries:
         await self._rows.insert(row)
         strategy = row["strategy_id"]
         self._since_trim[strategy] += 1
-        if self._since_trim[strategy] >= _TRIM_EVERY or self._since_trim[strategy] == 1:
+        if self._since_trim[strategy] >= self._trim_every or self._since_trim[strategy] == 1:
             self._since_trim[strategy] = 1
             await self._trim(strategy)
 

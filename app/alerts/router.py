@@ -1,5 +1,6 @@
 """Strategies, keys and stored alerts over HTTP."""
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import ValidationError
 
 from app.alerts.chart_service import AlertCharts, ChartFormat
+from app.alerts.ingest import alerts_json
 from app.alerts.keys import KeyDirectory, KeyService
 from app.alerts.rejected import RejectedDeliveries
 from app.alerts.schemas import (
@@ -136,6 +138,11 @@ async def rejected(
     return (await rows.page(user.user_id, page, strategy_id)).announce(request, response)
 
 
+def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Alerts come out of the service encoded, with exact numbers."""
+    return Response(content, status, headers, media_type="application/json")
+
+
 async def alert_filters(
     contract: Annotated[Contract | None, Query(examples=["NIFTY"])] = None,
     trade_type: Annotated[TradeTypeIn | None, Query()] = None,
@@ -153,7 +160,13 @@ async def alert_filters(
         raise InvalidInputError(summary(problems), problems) from None
 
 
-@router.get("/data/", tags=ALERTS, summary="Your alerts", responses={**_PAGED, **problem_responses(401)})
+@router.get(
+    "/data/",
+    tags=ALERTS,
+    summary="Your alerts",
+    response_class=Response,
+    responses={200: {"model": list[Alert], **_PAGED[200]}, **problem_responses(401)},
+)
 async def list_alerts(
     request: Request,
     response: Response,
@@ -161,9 +174,10 @@ async def list_alerts(
     alerts: Alerts,
     page: PageQuery,
     filters: Annotated[AlertFilters, Depends(alert_filters)],
-) -> list[Alert]:
+) -> Response:
     """Newest first; all filters hold together."""
-    return (await alerts.page(user.user_id, filters, page)).announce(request, response)
+    found = await alerts.page(user.user_id, filters, page)
+    return json_response(alerts_json(found.announce(request, response)), headers=response.headers)
 
 
 @router.post(
@@ -171,31 +185,46 @@ async def list_alerts(
     status_code=201,
     tags=ALERTS,
     summary="Write an alert by hand",
-    responses={200: {"model": Alert, "description": "A repeat by `Idempotency-Key`."}, **problem_responses(401, 413)},
+    response_class=Response,
+    responses={
+        200: {"model": Alert, "description": "A repeat by `Idempotency-Key`: the first alert, nothing changed."},
+        201: {"model": Alert, "description": "Durably stored."},
+        **problem_responses(401, 413),
+    },
 )
 async def create_alert(
     body: AlertInput,
-    response: Response,
     user: CurrentUser,
     alerts: Alerts,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
-) -> Alert:
-    """For one of your strategies; 422 if you have none of this name. With an `Idempotency-Key` a repeat changes nothing."""
-    alert, new = await alerts.create(user.user_id, body, idempotency_key)
-    response.status_code = 201 if new else 200
-    return alert
+) -> Response:
+    """For one of your strategies (422 if none has this name). With an `Idempotency-Key` a repeat changes nothing."""
+    content, new = await alerts.create(user.user_id, body, idempotency_key)
+    return json_response(content, 201 if new else 200)
 
 
-@router.get("/data/{item_id}", tags=ALERTS, summary="One alert", responses=problem_responses(401, 404))
-async def get_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> Alert:
+@router.get(
+    "/data/{item_id}",
+    tags=ALERTS,
+    summary="One alert",
+    response_class=Response,
+    responses={200: {"model": Alert}, **problem_responses(401, 404)},
+)
+async def get_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> Response:
     """404 for what does not exist or is not yours."""
-    return await alerts.get(user.user_id, parse_id(item_id, "alert"))
+    return json_response(await alerts.get(user.user_id, parse_id(item_id, "alert")))
 
 
-@router.put("/data/{item_id}", tags=ALERTS, summary="Replace an alert", responses=problem_responses(401, 404, 413))
-async def replace_alert(item_id: ItemId, body: AlertInput, user: CurrentUser, alerts: Alerts) -> Alert:
+@router.put(
+    "/data/{item_id}",
+    tags=ALERTS,
+    summary="Replace an alert",
+    response_class=Response,
+    responses={200: {"model": Alert}, **problem_responses(401, 404, 413)},
+)
+async def replace_alert(item_id: ItemId, body: AlertInput, user: CurrentUser, alerts: Alerts) -> Response:
     """All that a person can give is replaced; `id`, `seq`, `created_at`, `source` and `raw` stay."""
-    return await alerts.replace(user.user_id, parse_id(item_id, "alert"), body)
+    return json_response(await alerts.replace(user.user_id, parse_id(item_id, "alert"), body))
 
 
 @router.delete(

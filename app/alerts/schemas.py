@@ -251,7 +251,7 @@ class Rejected(ResponseModel):
     strategy_name: str
     status: int = Field(description="What the sender was answered.")
     reason: str
-    errors: list[FieldProblem] = []
+    errors: list[FieldProblem] = Field(default_factory=list)
     body: str = Field(description="What was sent; the first KiB of it where the delivery was refused for size or rate.")
     size: int = Field(description="Bytes that were sent, as far as they were read.")
     content_type: str | None = None

@@ -7,10 +7,19 @@ from typing import Any
 
 from beanie import PydanticObjectId
 
-from app.alerts.ingest import IDENTIFIED_WINDOW, AlertIngest, Row, alert_json, alert_values, repeat_digest, wire_alert
+from app.alerts.ingest import (
+    IDENTIFIED_WINDOW,
+    OPTIONAL_FIELDS,
+    AlertIngest,
+    Row,
+    alert_json,
+    alert_rows,
+    alert_values,
+    repeat_digest,
+)
 from app.alerts.keys import KeyService
-from app.alerts.models import AlertDocument, StrategyDocument
-from app.alerts.schemas import Alert, AlertFilters, AlertInput
+from app.alerts.models import StrategyDocument
+from app.alerts.schemas import AlertFilters, AlertInput
 from app.core.bus import Bus
 from app.core.clock import Clock, from_micros
 from app.core.errors import FieldError, InvalidInputError, NotFoundError
@@ -19,18 +28,6 @@ from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.settings import Settings
 
 _NO_ALERT = "There is no alert with this id."
-# Nothing of these may stay when an alert is replaced by one without them.
-_OPTIONAL = (
-    "exchange",
-    "product",
-    "order_type",
-    "interval",
-    "comment",
-    "alert_id",
-    "stop_loss",
-    "target",
-    "alert_time",
-)
 REPLAY_OVERLAP = 2_000_000
 """Microseconds that a replay reaches back: alerts become visible a little out of order."""
 
@@ -47,8 +44,11 @@ class AlertService:
 
     async def create(
         self, user_id: PydanticObjectId, alert: AlertInput, idempotency_key: str | None
-    ) -> tuple[Alert, bool]:
-        """Store an alert written by hand, and whether it is new; raises `InvalidInputError` for an unknown strategy."""
+    ) -> tuple[bytes, bool]:
+        """Store an alert written by hand: its JSON, and whether it is new.
+
+        Raises `InvalidInputError` for an unknown strategy.
+        """
         strategy_id = await self._strategy(user_id, alert.strategy_name)
         dedup = None
         if idempotency_key:
@@ -61,8 +61,7 @@ class AlertService:
             source="manual",
             dedup=dedup,
         )
-        content, new = await self._ingest.store(row, identified=True)
-        return Alert.model_validate_json(content), new
+        return await self._ingest.store(row, identified=True)
 
     async def _strategy(self, user_id: PydanticObjectId, name: str) -> PydanticObjectId:
         strategy_id = await self._keys.strategy_id(user_id, name)
@@ -73,10 +72,9 @@ class AlertService:
             )
         return strategy_id
 
-    async def page(self, user_id: PydanticObjectId, filters: AlertFilters, page: PageRequest) -> Page[Alert]:
+    async def page(self, user_id: PydanticObjectId, filters: AlertFilters, page: PageRequest) -> Page[Row]:
         """The user's alerts that match, newest first."""
-        found = await read_page(self.rows(user_id, filters, page), page)
-        return Page([wire_alert(row) for row in found.rows], found.next)
+        return await read_page(self.rows(user_id, filters, page), page)
 
     async def rows(self, user_id: PydanticObjectId, filters: AlertFilters, page: PageRequest) -> AsyncIterator[Row]:
         """Rows that match, newest first, for as long as they are asked for."""
@@ -91,7 +89,7 @@ class AlertService:
         if filters.trade_type is not None:
             equality["trade_type"] = filters.trade_type.value
         found = newest_first(
-            AlertDocument.get_pymongo_collection(),
+            alert_rows(),
             equality,
             page=page,
             account=user_id,
@@ -102,18 +100,18 @@ class AlertService:
         async for row in found:
             yield row
 
-    async def get(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> Alert:
-        """One alert; raises `NotFoundError`."""
-        return wire_alert(await self._mine(user_id, alert_id))
+    async def get(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> bytes:
+        """One alert's JSON; raises `NotFoundError`."""
+        return alert_json(await self._mine(user_id, alert_id))
 
     async def _mine(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> Row:
-        row: Row | None = await AlertDocument.get_pymongo_collection().find_one({"_id": alert_id, "user_id": user_id})
+        row: Row | None = await alert_rows().find_one({"_id": alert_id, "user_id": user_id})
         if row is None:
             raise NotFoundError(_NO_ALERT)
         return row
 
-    async def replace(self, user_id: PydanticObjectId, alert_id: PydanticObjectId, alert: AlertInput) -> Alert:
-        """Replace what a person can give; id, time, source and `raw` stay. Raises `NotFoundError`, `InvalidInputError`."""
+    async def replace(self, user_id: PydanticObjectId, alert_id: PydanticObjectId, alert: AlertInput) -> bytes:
+        """Replace what a person can give; the rest stays. Raises `NotFoundError`, `InvalidInputError`."""
         await self._mine(user_id, alert_id)
         values = alert_values(alert) | {
             "strategy_id": await self._strategy(user_id, alert.strategy_name),
@@ -121,16 +119,16 @@ class AlertService:
             "updated_at": self._clock.now(),
         }
         change: dict[str, Any] = {"$set": values}
-        if gone := {name: "" for name in _OPTIONAL if name not in values}:
+        if gone := {name: "" for name in OPTIONAL_FIELDS if name not in values}:
             change["$unset"] = gone
-        await AlertDocument.get_pymongo_collection().update_one({"_id": alert_id, "user_id": user_id}, change)
+        await alert_rows().update_one({"_id": alert_id, "user_id": user_id}, change)
         row = await self._mine(user_id, alert_id)
         self._bus.announce(self._change(user_id, alert_id, deleted=False))
-        return wire_alert(row)
+        return alert_json(row)
 
     async def delete(self, user_id: PydanticObjectId, alert_id: PydanticObjectId) -> None:
         """Delete an alert; raises `NotFoundError`. What decides repeats stays until no repeat can come any more."""
-        alerts = AlertDocument.get_pymongo_collection()
+        alerts = alert_rows()
         row = await self._mine(user_id, alert_id)
         mine = {"_id": alert_id, "user_id": user_id}
         if "dedup" in row:
@@ -157,7 +155,7 @@ class AlertService:
         earliest = max(0, min(seq, 4_000_000_000_000_000) - REPLAY_OVERLAP)
         page = PageRequest(limit + 1)
         newest = newest_first(
-            AlertDocument.get_pymongo_collection(),
+            alert_rows(),
             {"user_id": account},
             page=page,
             account=account,
@@ -172,7 +170,7 @@ class AlertService:
         if self._retention is None:
             return
         oldest = int((self._clock.now() - timedelta(days=self._retention)).timestamp() * 1_000_000)
-        alerts = AlertDocument.get_pymongo_collection()
+        alerts = alert_rows()
         accounts = await StrategyDocument.get_pymongo_collection().distinct("user_id")
         for account in accounts:
             await alerts.delete_many({"user_id": account, "seq": {"$lt": oldest}})

@@ -68,7 +68,7 @@ async def logout(body: RefreshBody, auth: Auth) -> None:
 
 def _dialect(prefix: str, name: str) -> APIRouter:
     """What both dialects have: register, login, me."""
-    router = APIRouter(prefix=prefix, tags=["auth"], dependencies=[Depends(_no_store)])
+    router = APIRouter(prefix=prefix, tags=["Accounts"], dependencies=[Depends(_no_store)])
     router.add_api_route(
         "/register",
         register,

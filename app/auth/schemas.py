@@ -25,6 +25,8 @@ MAX_EMAIL_CHARS = 254
 _USERNAME = re.compile(r"[a-z0-9_.-]{3,32}").fullmatch
 _MOBILE = re.compile(r"\+?[1-9][0-9]{7,14}").fullmatch
 _SEPARATORS = re.compile(r"[ ().-]")
+# For the OpenAPI document: what `no_control_characters` lets pass.
+_PLAIN = "^[^\\u0000-\\u001F\\u007F-\\u009F]*$"
 _SAMPLE_PASSWORD = "correct horse battery staple"  # noqa: S105 (an example for the docs)
 
 
@@ -94,31 +96,37 @@ def _password_schema(least: int) -> WithJsonSchema:
             "writeOnly": True,
             "minLength": least,
             "maxLength": MAX_LENGTH,
+            "pattern": _PLAIN,
             "examples": [_SAMPLE_PASSWORD],
         }
     )
 
 
-Email = Annotated[
-    str,
-    AfterValidator(normalise_email),
-    WithJsonSchema(
-        {"type": "string", "format": "email", "maxLength": MAX_EMAIL_CHARS, "examples": ["asha@example.com"]}
-    ),
-]
-Username = Annotated[
-    str,
-    AfterValidator(normalise_username),
-    WithJsonSchema(
-        {"type": "string", "pattern": "^[A-Za-z0-9_.-]{3,32}$", "minLength": 3, "maxLength": 32, "examples": ["asha"]}
-    ),
-]
-Mobile = Annotated[str, Field(max_length=24, examples=["+919876543210"]), AfterValidator(_normalise_mobile)]
+_EMAIL = WithJsonSchema(
+    {"type": "string", "format": "email", "maxLength": MAX_EMAIL_CHARS, "examples": ["asha@example.com"]}
+)
+_HANDLE = WithJsonSchema(
+    {"type": "string", "pattern": "^[A-Za-z0-9_.-]*$", "minLength": 3, "maxLength": 32, "examples": ["asha"]}
+)
+_PHONE = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": r"^\+?[1-9]([ ().-]?[0-9]){7,14}$",
+        "maxLength": 32,
+        "examples": ["+919876543210"],
+    }
+)
+
+Email = Annotated[str, AfterValidator(normalise_email), _EMAIL]
+Username = Annotated[str, AfterValidator(normalise_username), _HANDLE]
+Mobile = Annotated[str, Field(max_length=32), AfterValidator(_normalise_mobile), _PHONE]
+Name = Annotated[PlainText, Field(max_length=100, json_schema_extra={"pattern": _PLAIN})]
 Password = Annotated[SecretStr, BeforeValidator(_verbatim), AfterValidator(_sane_secret), _password_schema(1)]
 NewPassword = Annotated[
     SecretStr, BeforeValidator(_verbatim), AfterValidator(_new_secret), _password_schema(MIN_LENGTH)
 ]
-OpaqueToken = Annotated[PlainText, Field(min_length=1, max_length=512)]
+# The characters of RFC 6750's tokens.
+OpaqueToken = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9._~+/=-]+$")]
 
 
 class SignupBody(RequestModel):
@@ -152,7 +160,7 @@ class RegisterBody(SignupBody):
         )
     )
 
-    name: Annotated[PlainText | None, Field(max_length=100), BeforeValidator(_none_if_blank)] = None
+    name: Annotated[Name | None, BeforeValidator(_none_if_blank)] = None
     username: Annotated[Username | None, BeforeValidator(_none_if_blank)] = None
     mobile: Annotated[Mobile | None, BeforeValidator(_none_if_blank)] = None
 
@@ -161,10 +169,16 @@ class LoginBody(RequestModel):
     """E-mail *or* username, and the password."""
 
     model_config = ConfigDict(
-        json_schema_extra=example(
-            {"email": "asha@example.com", "password": _SAMPLE_PASSWORD},
-            {"username": "asha", "password": _SAMPLE_PASSWORD},
-        )
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["email"], "properties": {"email": {"type": "string"}, "username": {"type": "null"}}},
+                {"required": ["username"], "properties": {"username": {"type": "string"}, "email": {"type": "null"}}},
+            ],
+            **example(
+                {"email": "asha@example.com", "password": _SAMPLE_PASSWORD},
+                {"username": "asha", "password": _SAMPLE_PASSWORD},
+            ),
+        }
     )
 
     email: Email | None = None
@@ -186,12 +200,19 @@ class LoginBody(RequestModel):
 class SigninForm(RequestModel):
     """The OAuth2 password form (RFC 6749, section 4.3.2), as Swagger UI sends it; scope and client are not used."""
 
-    grant_type: Annotated[Literal["password"] | None, BeforeValidator(_none_if_blank)] = None
-    username: Annotated[PlainText, Field(min_length=1, max_length=MAX_EMAIL_CHARS, description="E-mail or username.")]
+    grant_type: Literal["password", ""] = "password"
+    username: Annotated[
+        PlainText,
+        Field(
+            max_length=MAX_EMAIL_CHARS,
+            description="E-mail or username.",
+            json_schema_extra={"minLength": 1, "pattern": _PLAIN, "examples": ["asha@example.com"]},
+        ),
+    ]
     password: Password
-    scope: Annotated[PlainText, Field(max_length=1000)] = ""
-    client_id: Annotated[PlainText | None, Field(max_length=255)] = None
-    client_secret: Annotated[SecretStr | None, Field(max_length=255)] = None
+    scope: Annotated[PlainText, Field(max_length=1000, json_schema_extra={"pattern": _PLAIN})] = ""
+    client_id: Annotated[PlainText, Field(max_length=255, json_schema_extra={"pattern": _PLAIN})] = ""
+    client_secret: Annotated[SecretStr, Field(max_length=255)] = SecretStr("")
 
 
 class RefreshBody(RequestModel):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache, TLRUCache
 
-from app.core.redis_link import RedisLink
+from app.core.redis_link import REDIS_FAILURES, RedisLink
 
 _PREFIX = "arrow:cache"
 
@@ -61,7 +61,7 @@ class Cache:
             try:
                 found = await redis.client.get(key)
                 value = found.encode() if isinstance(found, str) else found
-            except Exception as error:  # whatever the client library raises: the cache must not fail a request
+            except REDIS_FAILURES as error:
                 redis.failed(error)
                 redis = None
         if value is None:
@@ -69,7 +69,7 @@ class Cache:
             if redis is not None:
                 try:
                     await redis.client.set(key, value, ex=ttl)
-                except Exception as error:  # as above
+                except REDIS_FAILURES as error:
                     redis.failed(error)
         self._memory[key] = (value, ttl)
         return value

@@ -26,6 +26,12 @@ def parse_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+@lru_cache(maxsize=4096)
+def canonical(text: str) -> str:
+    """An address in its one canonical form; text that is no address stays as it is."""
+    return str(parse_address(text) or text)
+
+
 def within(address: Address | None, networks: Iterable[Network]) -> bool:
     """Whether `address` lies in one of `networks`."""
     return address is not None and any(address in network for network in networks)
@@ -48,9 +54,11 @@ class ClientAddressResolver:
             # uvicorn's own default believes X-Forwarded-For from 127.0.0.1 and then sets port 0.
             # The rule here is TRUSTED_PROXIES alone, so go back to the peer that it must have been.
             host = "127.0.0.1"
+        if not self._trusted:
+            return canonical(host)
         peer = parse_address(host)
-        if not self._trusted or not within(peer, self._trusted):
-            return str(peer or host)
+        if not within(peer, self._trusted):
+            return canonical(host)
         hops = [hop for name, value in scope["headers"] if name == b"x-forwarded-for" for hop in value.split(b",")]
         for hop in reversed(hops):
             address = parse_address(hop.decode("latin-1"))

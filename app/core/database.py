@@ -72,7 +72,8 @@ class Database:
             assert self.embedded is not None  # noqa: S101 (the composition root gives one exactly then)
             uri = await self.embedded.start()
             # More connections are slower there: a thread each, behind one interpreter lock.
-            options |= {"maxPoolSize": 4}
+            # Its restart takes a second or two, which a request waits for rather than fails.
+            options |= {"maxPoolSize": 4, "serverSelectionTimeoutMS": 5000}
         try:
             self._client = AsyncMongoClient(uri, **options)
         except (InvalidURI, ConfigurationError, ValueError) as error:
@@ -101,7 +102,7 @@ class Database:
         await init_beanie(database=self.db, document_models=list(models))
 
     async def ping(self) -> float:
-        """Milliseconds that a round trip took; raises `PyMongoError` or `TimeoutError` when there was none within 2 s."""
+        """Milliseconds that a round trip took; raises `PyMongoError`, or `TimeoutError` after 2 s."""
         began = time.perf_counter()
         async with asyncio.timeout(2):
             await self.client.admin.command("ping")

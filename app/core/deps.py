@@ -71,7 +71,7 @@ PublicLimit = Depends(_public_limit)
 """For public endpoints: `RATE_LIMIT_PER_MINUTE` per address."""
 
 _bearer = OAuth2PasswordBearer(
-    tokenUrl="/api/v1/auth/signin",
+    tokenUrl="api/v1/auth/signin",
     auto_error=False,
     description="Sign in with e-mail (or username) and password, or paste an access token.",
 )

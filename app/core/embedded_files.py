@@ -212,10 +212,11 @@ class EmbeddedFiles:
             return 0
 
     def log_tail(self, since: int, limit: int) -> str:
-        """The last `limit` bytes of what was logged after byte `since`."""
+        """The last `limit` bytes of what was logged after byte `since` (all of it counts if the log was cut since)."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(since, self.log_size() - limit))
+                size = self.log_size()
+                file.seek(max(since if since <= size else 0, size - limit))
                 return file.read(limit).decode(errors="replace").strip()
         except OSError:
             return ""

@@ -49,6 +49,7 @@ class Keeper:
         self._ping_seconds = ping_seconds
         self._start_seconds = start_seconds
         self._database: DatabaseProcess | None = None
+        self._logged = 0  # size of the log when the database began
         self._pinged = self._launched = 0.0
         self._silent = 0
         self._backoff = 0.0
@@ -79,7 +80,7 @@ class Keeper:
                     raise
                 if awaited:
                     return False
-                port = self._free_port(port)
+                port = port if port_is_free(port) else self._free_port(port)
 
     async def adopt(self, endpoint: Endpoint | None) -> bool:
         """Take over a database that still runs on our files if it answers and is of our version; else end it."""
@@ -97,14 +98,14 @@ class Keeper:
                 self._keep(ready, endpoint.restarts if endpoint else 0, endpoint.last_error if endpoint else None)
                 log.info("embedded database adopted", pid=ready.pid, port=ready.port)
                 return True
-            await database.end()
+            await database.end(5.0 if version != self._version else 1.0)  # a silent one will not hear it either
         return False
 
     async def _launch(self, port: int, restarts: int, last_error: str | None = None) -> None:
         """Launch on `port` and wait for the first answer. Raises `LaunchError`; nothing is left running then."""
-        logged = self._files.log_size()
+        self._logged = self._files.log_size()
         if not port_is_free(port):
-            raise await self._failure(port, logged, ended=True)
+            raise await self._failure(port, ended=True)
         try:
             launched = DatabaseProcess.launch(
                 self._files.storage, self._files.log, self._files.config, port, self._cache_size
@@ -121,11 +122,11 @@ class Keeper:
         if not ready:
             ended = not launched.alive()
             await launched.end(0)
-            raise await self._failure(port, logged, ended=ended)
+            raise await self._failure(port, ended=ended)
         self._keep(ready, restarts, last_error)
         log.info("embedded database launched", pid=ready.pid, port=port, restarts=restarts)
 
-    async def _failure(self, port: int, logged: int, *, ended: bool) -> LaunchError:
+    async def _failure(self, port: int, *, ended: bool) -> LaunchError:
         """Why a launch failed. A database on these files that nobody knew of is ended, so that the next try works."""
         forgotten = await DatabaseProcess.search(self._files.storage)
         for database in forgotten:
@@ -136,7 +137,7 @@ class Keeper:
         if ended and not port_is_free(port):
             return PortTakenError(f"port {port} of the embedded database is taken by another program")
         what = "ended before it answered" if ended else f"did not answer within {self._start_seconds:.0f} s"
-        tail = self._files.log_tail(logged, TAIL_BYTES) or "nothing in its log"
+        tail = self._files.log_tail(self._logged, TAIL_BYTES) or "nothing in its log"
         return LaunchError(f"the embedded database {what}: {tail}")
 
     def _keep(self, database: DatabaseProcess, restarts: int, last_error: str | None) -> None:
@@ -196,8 +197,8 @@ class Keeper:
         if not database:
             await self._take_over()
         elif not database.alive():
-            tail = self._files.log_tail(self._files.log_size() - TAIL_BYTES, TAIL_BYTES)
-            await self._revive(f"the database process ended; last in its log: {tail or 'nothing'}")
+            tail = self._files.log_tail(self._logged, TAIL_BYTES)
+            await self._revive("the database process ended" + (f"; last in its log: {tail}" if tail else ""))
         elif time.monotonic() - self._pinged >= self._ping_seconds:
             self._pinged = time.monotonic()
             self._files.bound_log()

@@ -52,10 +52,14 @@ def _born(process: psutil.Process) -> float:
     return round(created - psutil.boot_time() if sys.platform == "linux" else created, 2)
 
 
-def _is_running(process: psutil.Process) -> bool:
-    """Whether `process` runs. One that ended but was not collected by its parent (a zombie) does not."""
+def is_running(process: psutil.Process) -> bool:
+    """Whether `process` runs.
+
+    One that ended but was not collected by its parent (a zombie) does not, unless threads of it are still ending: until
+    then it holds its port and its files.
+    """
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
@@ -94,7 +98,7 @@ class Stamp(msgspec.Struct, frozen=True):
             same = self.boot == _boot() and abs(_born(process) - self.born) < 0.5
         except psutil.Error:
             return None
-        return process if same and _is_running(process) else None
+        return process if same and is_running(process) else None
 
     @property
     def alive(self) -> bool:
@@ -168,7 +172,7 @@ class DatabaseProcess:
 
     def alive(self) -> bool:
         """Whether it still runs."""
-        return _is_running(self._process)
+        return is_running(self._process)
 
     @classmethod
     def verified(cls, stamp: Stamp, storage: Path) -> "DatabaseProcess | None":
@@ -278,14 +282,23 @@ class DatabaseProcess:
     async def end(self, seconds: float = 5.0) -> None:
         """Ask it to end, wait up to `seconds`, then kill it: what it acknowledged is on disk. With 0, kill it at once.
 
-        Asked again if it goes on as if nothing had been said: Python can miss a signal that arrives just as its main
-        thread goes to sleep on a lock, as this one's does after its start (seen once in some dozens).
+        Asked again when it answers pings as if nothing had been said. Python acts on a signal in its main thread, which
+        sleeps here, and the system may hand the signal to a thread that runs at that moment, for a connection: then
+        the main thread sleeps on. So there is silence before the first knock, too.
         """
-        for share in (0.2, 0.8) if seconds else ():
-            if share == 0.2 or await ask(self.port, "ping", 0.3):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    self._process.terminate()
-            if await self._ended_within(seconds * share):
+        until = time.monotonic() + seconds
+        for _ in range(3):
+            if time.monotonic() >= until:
+                break
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._process.terminate()
+            await asyncio.sleep(0.05)
+            if await self._ended_within(0.4):
                 return
+            if not await ask(self.port, "ping", 0.5):  # it does end
+                if await self._ended_within(until - time.monotonic()):
+                    return
+                break
+            await asyncio.sleep(0.05)
         self.kill()
         await self._ended_within(5.0)

@@ -1,6 +1,6 @@
 """Structured logs: JSON in production, readable lines in development, never a secret in either.
 
-Everything passes one pipeline: our own structlog loggers, and those of the libraries (uvicorn, PyMongo, asyncio) through
+Everything passes one pipeline: our own structlog loggers, and those of the libraries (uvicorn, PyMongo, asyncio) by
 a bridge. Log lines of requests are built in `core.middleware` from values that cannot hold a secret, and skip the
 scrubbing for speed.
 """
@@ -16,7 +16,7 @@ import structlog
 from structlog.typing import Processor, WrappedLogger
 
 from app.core.redaction import scrub, scrub_value
-from app.core.settings import Settings
+from app.core.settings import Settings, SettingsError
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -27,8 +27,11 @@ class _Streams:
     def __init__(self, log_file: Path | None) -> None:
         self._file: BinaryIO | None = None
         if log_file:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            self._file = log_file.open("ab", buffering=0)
+            try:
+                log_file.parent.mkdir(parents=True, exist_ok=True)
+                self._file = log_file.open("ab", buffering=0)
+            except OSError as error:
+                raise SettingsError(f"LOG_FILE: cannot be written ({error.strerror}: {error.filename})") from None
 
     def msg(self, line: bytes) -> None:
         try:
@@ -72,7 +75,7 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except Exception:  # a library's broken format string must not break the program
+        except Exception:  # noqa: BLE001 (a library's broken format string must not break the program)
             message = str(record.msg)
         logger = structlog.get_logger(record.name)
         logger.log(record.levelno, message, logger=record.name, exc_info=record.exc_info or None)

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +39,8 @@ class RequestContextMiddleware:
         self._metrics = metrics
         self._addresses = addresses
         self._headers = [*_HEADERS, *([(b"strict-transport-security", b"max-age=31536000")] if hsts else [])]
+        # Bound once: the module's logger looks its configuration up at every line.
+        self._log = structlog.get_logger("arrow.request").bind()
         # Label sets are looked up once, not per request.
         self._counters: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
@@ -95,7 +98,7 @@ class RequestContextMiddleware:
         counters[1](seconds)
         if route in _PROBES and status < 400:
             return
-        log.info(
+        self._log.info(
             "request",
             method=method,
             # The route's template, never the path: strategy keys are part of paths.
@@ -150,10 +153,8 @@ class BodyLimitMiddleware:
             started = True
             await send(message)
 
-        try:
+        with suppress(_TooLarge):
             await self.app(scope, limited, watched)
-        except _TooLarge:
-            pass
         if seen > self._max_bytes and not started:
             await domain_response(scope, too_large)(scope, receive, send)
 

@@ -53,7 +53,8 @@ def install_openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> None:
                 license_info=app.license_info,
             )
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (Problem, *models):
+            shown: list[type[BaseModel]] = [Problem, *models]
+            for model in shown:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema

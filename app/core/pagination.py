@@ -94,7 +94,7 @@ async def newest_first(
     end: datetime | None = None,
     projection: Mapping[str, int] | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Rows of `account` that match `equality`, from `end` (or the page's cursor) back to `start`, read window by window.
+    """Rows of `account` that match `equality`, from `end` (or the cursor) back to `start`, read window by window.
 
     The embedded database pays for every row that a filter matches, whatever `sort` and `limit` say, so each query asks
     for a two-sided window of `seq` (microseconds since the epoch), which grows while little is found and shrinks where

@@ -178,13 +178,18 @@ async def _http(request: Request, error: Exception) -> Response:
     )
 
 
-async def _database(request: Request, error: Exception) -> Response:
-    """The database is away or refuses: say so without its words, which name hosts and queries."""
+def database_response(scope: Scope, error: PyMongoError) -> Response:
+    """The database is away or refuses: said without its words, which name hosts and queries."""
     log.error("database error", error=type(error).__name__, away=isinstance(error, ConnectionFailure))
     away = UnavailableError(
         "The database cannot be reached right now; nothing was changed for certain. Try again shortly."
     )
-    return domain_response(request.scope, away)
+    return domain_response(scope, away)
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PyMongoError)  # noqa: S101 (registered for it)
+    return database_response(request.scope, error)
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits over a moving minute: in memory, or shared by all processes in Redis.
+"""Rate limits over a sliding minute: in memory, or shared by all processes in Redis.
 
 When Redis goes away the limits are counted in memory until it is back: a limit that is a little too generous for a
 while is better than refusing orders and alerts, or than not limiting at all.
@@ -13,7 +13,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio import storage, strategies
 
 from app.core.errors import RateLimitedError
-from app.core.redis_link import RedisLink
+from app.core.redis_link import REDIS_FAILURES, RedisLink
 
 log = structlog.get_logger(__name__)
 
@@ -23,39 +23,43 @@ def _per_minute(amount: int) -> RateLimitItemPerMinute:
     return RateLimitItemPerMinute(amount, namespace="arrow")
 
 
+_Limiter = strategies.SlidingWindowCounterRateLimiter
+
+
 class RateLimiter:
-    """Counts hits per (scope, key) over the last 60 seconds."""
+    """Counts hits per (scope, key) over the last 60 seconds, as two counters each, whatever the limit.
+
+    The minute before counts in proportion to what of it lies within the last 60 seconds.
+    """
 
     def __init__(self, redis: RedisLink | None = None) -> None:
-        self._memory = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+        self._memory = _Limiter(storage.MemoryStorage())
         self._redis = redis
-        self._shared: strategies.MovingWindowRateLimiter | None = None
+        self._shared: _Limiter | None = None
         if redis is not None:
             options: dict[str, Any] = {
                 "socket_timeout": redis.timeout,
                 "socket_connect_timeout": redis.timeout,
                 "implementation": "redispy",
             }
-            self._shared = strategies.MovingWindowRateLimiter(storage.RedisStorage(f"async+{redis.url}", **options))
+            self._shared = _Limiter(storage.RedisStorage(f"async+{redis.url}", **options))
 
     async def hit(self, scope: str, key: str, per_minute: int, *, cost: int = 1) -> None:
         """Count a request; raises `RateLimitedError` when more than `per_minute` came within 60 s.
 
-        `scope` names the rule (`public`, `user`, `webhook` …) and `key` who is counted. A refused request counts nothing.
+        `scope` names the rule (`public`, `user`, `webhook`) and `key` who is counted. A refused request does not count.
         """
         item = _per_minute(per_minute)
         if self._shared is not None and self._redis is not None and self._redis.usable:
             try:
-                return await self._count(self._shared, item, scope, key, cost)
-            except RateLimitedError:
-                raise
-            except Exception as error:  # whatever the client library raises: limits must not fail a request
+                await self._count(self._shared, item, scope, key, cost)
+            except REDIS_FAILURES as error:
                 self._redis.failed(error)
+            else:
+                return
         await self._count(self._memory, item, scope, key, cost)
 
-    async def _count(
-        self, limiter: strategies.MovingWindowRateLimiter, item: RateLimitItemPerMinute, scope: str, key: str, cost: int
-    ) -> None:
+    async def _count(self, limiter: _Limiter, item: RateLimitItemPerMinute, scope: str, key: str, cost: int) -> None:
         if await limiter.hit(item, scope, key, cost=cost):
             return
         stats = await limiter.get_window_stats(item, scope, key)

@@ -20,7 +20,7 @@ _SECRETS_IN_TEXT = (
         ),
         r"\g<name>***",
     ),
-    # user:password@host in URLs
+    # the password in the authority of a URL
     (re.compile(r"(?P<scheme>\w+://[^\s:/@]*):[^\s/@]+@"), r"\g<scheme>:***@"),
     # strategy keys and refresh tokens: 43 URL-safe characters, wherever they stand
     (re.compile(r"(?<![\w-])[\w-]{43,}(?![\w-])"), "***"),

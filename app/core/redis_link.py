@@ -5,8 +5,12 @@ from urllib.parse import urlsplit
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 log = structlog.get_logger(__name__)
+
+REDIS_FAILURES = (RedisError, OSError, TimeoutError)
+"""What means that Redis cannot be used now: limits and cache then go on in memory."""
 
 
 class RedisLink:
@@ -33,7 +37,7 @@ class RedisLink:
         """Ping once and remember the outcome."""
         try:
             await self.client.ping()
-        except Exception as error:  # any failure means the same: not usable
+        except REDIS_FAILURES as error:
             self.failed(error)
         else:
             if not self.usable:

@@ -36,11 +36,15 @@ def _sane_amount(value: Decimal) -> Decimal:
     return value
 
 
+def _json_number(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
 Amount = Annotated[
     Decimal,
     Field(allow_inf_nan=False, le=MAX_AMOUNT),
     AfterValidator(_sane_amount),
-    PlainSerializer(float, return_type=float, when_used="json"),
+    PlainSerializer(_json_number, return_type=int | float, when_used="json"),
     WithJsonSchema({"type": "number"}, mode="serialization"),
 ]
 """An exact decimal number; a number in JSON (numeric strings are taken too), `Decimal128` in the database."""

@@ -149,8 +149,8 @@ class Settings(BaseSettings):
         scheme = urlsplit(value.get_secret_value()).scheme if value else ""
         if value and scheme not in {"mongodb", "mongodb+srv"}:
             raise ValueError(
-                f"Arrow keeps its data in MongoDB: the address must start with mongodb:// or mongodb+srv://"
-                f"{', not ' + scheme + '://' if scheme else ''} (MONGODB_URL, MONGO_DB_CONNECTION_STRING or DATABASE_URL)"
+                "the address of MongoDB (MONGODB_URL, MONGO_DB_CONNECTION_STRING or DATABASE_URL) "
+                f"must start with mongodb:// or mongodb+srv://{', not ' + scheme + '://' if scheme else ''}"
             )
         return value
 
@@ -181,7 +181,10 @@ class Settings(BaseSettings):
             if any(word in secret.lower() for word in _PLACEHOLDERS) or len(set(secret)) < 8:
                 raise ValueError("SECRET_KEY: is a placeholder from a sample; openssl rand -hex 32 makes a real one")
         elif not secret:
-            made = read_or_create_secret(self.data_dir / "secrets" / "secret_key", lambda: secrets.token_hex(32))
+            try:
+                made = read_or_create_secret(self.data_dir / "secrets" / "secret_key", lambda: secrets.token_hex(32))
+            except OSError as error:
+                raise ValueError(f"DATA_DIR: cannot be used ({error.strerror}: {error.filename})") from None
             object.__setattr__(self, "secret_key", SecretStr(made))
         if not self.redis_url and self.redis_host:
             url = f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"

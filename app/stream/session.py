@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 INBOX = 64
 """Requests that may wait for the worker; a client that asks for more meanwhile is told to slow down."""
+FLOOD_PAUSE = 0.001
+"""Seconds after each ignored message."""
 YIELD_EVERY = 32
 """Messages written in a row before other connections get a turn: a socket with room does not make the writer wait."""
 
@@ -71,7 +73,7 @@ class Session:
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
-                if task in done and not isinstance(error := task.exception(), GoneError):
+                if task in done and not task.cancelled() and not isinstance(error := task.exception(), GoneError):
                     log.error("a WebSocket session failed", exc_info=error)
             if self._stopped.done():
                 ending = self._stopped.result()
@@ -95,12 +97,15 @@ class Session:
             if self._allowance.take() and not self._inbox.full():
                 self._warned = False
                 self._inbox.put_nowait(self._parse(message))
-            elif not self._warned and self._outbox.has_room:
+                continue
+            if not self._warned and self._outbox.has_room:
                 # Said once, then what exceeds the rate is ignored until the client has slowed down.
                 self._warned = True
                 self.conversation.fail(
                     "rate_limited", "You send faster than allowed; messages are ignored until you slow down."
                 )
+            # A flood is read no faster than this: the rest of it waits at the client.
+            await asyncio.sleep(FLOOD_PAUSE)
 
     def _parse(self, message: str | bytes) -> schemas.Request | ProtocolError:
         try:

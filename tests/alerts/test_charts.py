@@ -296,7 +296,7 @@ def test_the_profit_chart_shows_its_result_and_what_it_leaves_out():
     figure = checked(build_chart(found, ChartType.PNL))
 
     assert "−750" in figure["layout"]["title"]["text"]
-    assert any("before charges" in note["text"] for note in figure["layout"]["annotations"])
+    assert any("Before charges" in note["text"] for note in figure["layout"]["annotations"])
     (total,) = drawn(figure, name="Total")
     assert total["y"] == [0.0, 0.0, -750.0]
     assert total["line"]["shape"] == "hv"

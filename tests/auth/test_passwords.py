@@ -79,12 +79,12 @@ async def test_composed_and_decomposed_accents_are_one_password(passwords: Passw
 async def test_nobodys_password_costs_what_anybodys_costs(passwords: Passwords) -> None:
     hashed = await passwords.hash(PASSWORD)
     times: dict[str | None, list[float]] = {hashed: [], None: []}
-    for _ in range(9):
+    for _ in range(7):
         for known, taken in times.items():
             began = time.perf_counter()
             assert not (await passwords.verify("wrong password", known)).correct
             taken.append(time.perf_counter() - began)
-    wrong, unknown = (sorted(taken)[4] for taken in times.values())
+    wrong, unknown = (sorted(taken)[3] for taken in times.values())
     assert 0.5 < wrong / unknown < 2
 
 

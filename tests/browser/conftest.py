@@ -71,9 +71,9 @@ class Watched:
             await route.continue_()
 
     def heard(self, message: "ConsoleMessage") -> None:
-        """Keep errors and warnings of the console."""
-        if message.type in {"error", "warning", "trace"}:
-            self.complaints.append(f"{message.type}: {message.text}")
+        """Keep errors of the console."""
+        if message.type == "error":
+            self.complaints.append(f"error: {message.text}")
 
     def failed(self, request: "Request") -> None:
         """Keep requests that got no answer."""

@@ -31,7 +31,7 @@ async def test_swagger_ui_shows_every_operation(service: ServiceProcess, visit: 
         assert await page.evaluate("document.documentElement.classList.contains('dark-mode')") == (scheme == "dark")
 
 
-async def test_swagger_ui_tries_an_operation_out(service: ServiceProcess, visit: Visit):
+async def test_swagger_ui_tries_an_operation_out(service: ServiceProcess, client: httpx.AsyncClient, visit: Visit):
     async with visit() as watched:
         page = watched.page
         await page.goto(f"{service.url}/docs")
@@ -41,7 +41,7 @@ async def test_swagger_ui_tries_an_operation_out(service: ServiceProcess, visit:
 
         assert await block.locator(".live-responses-table .response-col_status").last.inner_text() == "200"
         body = await block.locator(".live-responses-table .highlight-code code").first.inner_text()
-        assert json.loads(body) == httpx.get(f"{service.url}/").json()
+        assert json.loads(body) == (await client.get("/")).json()
 
 
 async def test_swagger_ui_authorizes_by_password_and_remembers(service: ServiceProcess, visit: Visit, user: Person):
@@ -49,11 +49,11 @@ async def test_swagger_ui_authorizes_by_password_and_remembers(service: ServiceP
         page = watched.page
         await page.goto(f"{service.url}/docs")
         await page.locator(".auth-wrapper button.authorize").click()
-        form = page.locator(".auth-container", has=page.locator('input[name="username"]')).first
-        await form.locator('input[name="username"]').fill(user.email)
-        await form.locator('input[name="password"]').fill(user.password)
+        form = page.locator(".auth-container", has=page.locator("#oauth_username")).first
+        await form.locator("#oauth_username").fill(user.email)
+        await form.locator("#oauth_password").fill(user.password)
         await form.locator("button.authorize").click()
-        await form.locator("text=Logout").wait_for()
+        await page.locator(".auth-container button", has_text="Logout").wait_for()
         await page.reload()
         block = page.locator(".opblock", has=page.locator('[data-path="/api/v1/auth/me"]'))
         await block.locator(".opblock-summary-control").click()

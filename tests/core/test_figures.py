@@ -45,7 +45,7 @@ OPENING = datetime(2026, 11, 20, 3, 45, tzinfo=UTC)  # a Friday, 09:15 in India
 
 
 def figure(text: str = "x") -> Figure:
-    layout = base_layout(Theme.LIGHT, plain(text), plain(text), note=plain(text))
+    layout = base_layout(Theme.LIGHT, plain(text), plain(text), notes=[plain(text)])
     layout["xaxis"] = time_axis(Theme.LIGHT, OPENING, OPENING + timedelta(hours=1))
     layout["yaxis"] = value_axis(Theme.LIGHT, "Price")
     return {"data": [{"type": "scatter", "name": text, "x": [axis_time(OPENING)], "y": [1.5]}], "layout": layout}
@@ -60,7 +60,7 @@ def embedded(page: str) -> Any:
 @pytest.mark.parametrize("theme", list(Theme))
 @pytest.mark.parametrize("place", list(LegendPlace))
 def test_layouts_are_valid(theme: Theme, place: LegendPlace):
-    layout = base_layout(theme, "Title", "Subtitle", legend=place, note="Note")
+    layout = base_layout(theme, "Title", "Subtitle", legend=place, notes=["Note", "Note"])
     breaks = quiet_hours([OPENING, OPENING + timedelta(days=4)])
     for axis in (time_axis(theme, OPENING, OPENING, breaks=breaks, period_labels=True), category_axis(theme, ["A"])):
         graph_objects.Figure({"data": [], "layout": layout | {"xaxis": axis, "yaxis": value_axis(theme, "Price")}})
@@ -180,7 +180,7 @@ def test_nothing_breaks_out_of_the_page(text: str):
     page, _ = figure_page(figure(text), text)
 
     assert embedded(page) == figure(text)
-    assert page.count("<script") == page.count("</script>") == 3
+    assert page.count("<script") == page.count("</script>") == 2
     assert "<!--" not in page
     assert text not in re.sub(r'id="figure">.*?</script>', "", page, flags=re.DOTALL) or "<" not in text
 
@@ -190,7 +190,7 @@ def test_the_page_has_no_inline_script_and_asks_nobody_else():
 
     sources = re.findall(r'<script src="([^"]+)"', page)
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
-    assert [source.split("?")[0] for source in sources] == ["/static/plotly.min.js", "/static/figure.js"]
+    assert sources == ["/static/figure.js"]
     assert directives["default-src"] == "'none'"
     assert directives["script-src"] == "'self'"
     assert not re.search(r"""\b(?:src|href)=["'](?:https?:)?//""", page)
@@ -199,7 +199,10 @@ def test_the_page_has_no_inline_script_and_asks_nobody_else():
 def test_a_page_saved_to_disk_finds_its_service():
     page, policy = figure_page(figure(), "Chart", base_url="https://arrow.example:8443/api/")
 
-    assert 'src="https://arrow.example:8443/api/static/plotly.min.js?v=' in page
+    assert re.findall(r'<script src="([^"]+)"', page) == [
+        "/api/static/figure.js",
+        "https://arrow.example:8443/api/static/figure.js",
+    ]
     assert "script-src 'self' https://arrow.example:8443;" in policy
 
 

@@ -11,9 +11,9 @@ from app.core.outbox import Channel
 from tests.stream.server import Client, Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def auth_server() -> Iterator[Server]:
-    """A server whose authenticator and connection to other processes a test may break."""
+    """A server whose authenticator and connection to other processes the test may break."""
     with Server() as running:
         yield running
 

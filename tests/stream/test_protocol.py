@@ -129,7 +129,13 @@ json_values = st.recursive(
 )
 almost_requests = st.fixed_dictionaries(
     {"action": st.sampled_from(["auth", "subscribe", "unsubscribe", "ping"])},
-    optional={"id": json_values, "channel": json_values, "symbols": json_values, "since": json_values, "token": json_values},
+    optional={
+        "id": json_values,
+        "channel": json_values,
+        "symbols": json_values,
+        "since": json_values,
+        "token": json_values,
+    },
 ).map(json.dumps)
 
 

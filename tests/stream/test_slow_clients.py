@@ -3,11 +3,10 @@
 import asyncio
 import json
 import tracemalloc
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
-import websockets
 from websockets.exceptions import ConnectionClosed
 
 from app.core.outbox import Channel
@@ -33,7 +32,7 @@ async def publish_paced(server: Server, owner: str, slow: Any) -> int:
 
 async def read_all(client: Client) -> list[int]:
     """The numbers in every message, until the last one; decoded only where they stand, for speed."""
-    numbers = []
+    numbers: list[int] = []
     async with asyncio.timeout(30):
         while not numbers or numbers[-1] != MESSAGES - 1:
             text = str(await client.connection.recv())
@@ -47,9 +46,7 @@ async def test_one_client_that_never_reads_among_fifty() -> None:
         token = server.accounts.token("ann")
         owner = server.accounts.user_id(token)
         async with AsyncExitStack() as stack:
-            readers = []
-            for _ in range(READERS):
-                readers.append(await stack.enter_async_context(server.connect(max_queue=None)))
+            readers = [await stack.enter_async_context(server.connect(max_queue=None)) for _ in range(READERS)]
             stalled = await stack.enter_async_context(server.connect_without_reading())
             for client in [*readers, stalled]:
                 await client.sign_in(token)
@@ -63,7 +60,7 @@ async def test_one_client_that_never_reads_among_fifty() -> None:
             assert most == 256
             assert server.hub.counts[Channel.ALERTS].offered == (READERS + 1) * MESSAGES
 
-            # What the one that slept gets when it wakes up: what was on its way, then how many it missed, then the rest.
+            # What the sleeper gets when it wakes up: what was on its way, then how many it missed, then the rest.
             numbers, missed = await drain(stalled)
             assert missed
             assert len(numbers) + sum(notice["count"] for notice in missed) == MESSAGES
@@ -76,7 +73,8 @@ async def test_one_client_that_never_reads_among_fifty() -> None:
 
 
 async def drain(client: Client) -> tuple[list[int], list[dict[str, Any]]]:
-    numbers, missed = [], []
+    numbers: list[int] = []
+    missed: list[dict[str, Any]] = []
     while not numbers or numbers[-1] != MESSAGES - 1:
         message = await client.receive()
         if message["type"] == "missed":
@@ -141,14 +139,11 @@ async def test_a_client_that_accepts_nothing_is_closed() -> None:
             await server.do(flood)
             for _ in range(200):
                 assert (await client.receive())["type"] == "tick"
-            await server.until(lambda: server.hub.health()["clients"] == 1)
-            assert (await server.do(server.service.health))["stalled"] == 1
+            await server.until(lambda: server.service.counts["stalled"] == 1)
+            assert server.hub.health()["clients"] == 1
             # Its socket is closed too, though it never read the rest.
             await server.until(lambda: len(server.uvicorn.server_state.connections) == 1)
-        with pytest.raises(ConnectionClosed):
-            async with asyncio.timeout(5):
-                while True:
-                    await stalled.connection.recv()
+        assert await close_code(stalled) in {1006, 1013}  # 1013 if it could still be told
 
 
 async def test_a_quiet_client_is_not_taken_for_a_stalled_one() -> None:
@@ -177,22 +172,26 @@ async def test_a_client_that_sends_and_never_reads_cannot_fill_the_service() -> 
             await other.nothing_more()
 
 
-async def test_a_stalled_client_does_not_hold_up_the_shutdown() -> None:
-    for loop in ("asyncio", "uvloop"):
-        server = Server(Limits(stall_seconds=60), loop=loop)
-        with server:
-            async with server.connect_without_reading() as stalled, server.connect(max_queue=None) as client:
-                for one in (stalled, client):
-                    await one.subscribe("ticks")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_stalled_client_does_not_hold_up_the_shutdown(loop: str) -> None:
+    with Server(Limits(stall_seconds=60), loop=loop) as server:
+        async with server.connect_without_reading() as stalled, server.connect(max_queue=None) as client:
+            for one in (stalled, client):
+                await one.subscribe("ticks")
 
-                def flood() -> None:
-                    for number in range(500):
-                        server.hub.publish(Channel.TICKS, b'"%s"' % (b"x" * 1000), key=f"S{number}")
+            def flood() -> None:
+                for number in range(500):  # more than the kernel would take without `TransportMiddleware`
+                    server.hub.publish(Channel.TICKS, b'"%s"' % (b"x" * 20_000), key=f"S{number}")
 
-                await server.do(flood)
-                assert await asyncio.to_thread(server.stop) < 3
-                with pytest.raises(websockets.ConnectionClosed):
-                    async with asyncio.timeout(5):
-                        while True:
-                            await client.connection.recv()
-                assert client.connection.close_code == 1012
+            await server.do(flood)
+            assert await asyncio.to_thread(server.stop) < 3
+            assert await close_code(client) == 1012
+
+
+async def close_code(client: Client) -> int | None:
+    """How the connection ended, after everything that came before its end."""
+    with suppress(ConnectionClosed):
+        async with asyncio.timeout(5):
+            async for _ in client.connection:
+                pass
+    return client.connection.close_code

@@ -1,6 +1,8 @@
 """Users of the service, as tests need them."""
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +45,16 @@ async def sign_up(url: str, email: str | None = None) -> Person:
     tokens = answer.json()
     client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
     return Person(client, email, tokens)
+
+
+@asynccontextmanager
+async def somebody(url: str) -> AsyncIterator[Person]:
+    """A new account on the service at `url`, whose client is closed in the end."""
+    person = await sign_up(url)
+    try:
+        yield person
+    finally:
+        await person.client.aclose()
 
 
 def alert(**values: Any) -> dict[str, Any]:

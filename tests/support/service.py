@@ -109,8 +109,14 @@ class ServiceProcess:
         assert self.process is not None
         if self.workers == 1:
             return [self.process.pid]
-        children = psutil.Process(self.process.pid).children()
-        return [child.pid for child in children if any("spawn_main" in part for part in child.cmdline())]
+        workers = []
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                if any("spawn_main" in part for part in child.cmdline()):
+                    workers.append(child.pid)
+            except psutil.NoSuchProcess:  # killed, and not collected by the parent yet
+                continue
+        return workers
 
     def database_pid(self) -> int:
         """The embedded database's process."""

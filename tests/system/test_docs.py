@@ -24,12 +24,12 @@ OWN = ["figure.js", "swagger.js", "redoc.js", "docs.css", "favicon.svg"]
 @pytest_asyncio.fixture
 async def behind_proxy() -> AsyncIterator[str]:
     """An application of the docs pages alone, told that a proxy serves it under /arrow."""
-    app = FastAPI(title="Arrow <&> Co", docs_url=None, redoc_url=None, root_path="/arrow")
+    app = FastAPI(title="Arrow <&> Co", docs_url=None, redoc_url=None)
     app.include_router(docs_router())
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, root_path="/arrow", log_level="error", lifespan="off"))
     running = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
+    while not server.started:
         await asyncio.sleep(0.01)
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
@@ -100,9 +100,9 @@ async def test_an_asset_is_compressed_and_sent_once(client: httpx.AsyncClient, n
 
     assert packed.headers["content-encoding"] == "gzip"
     assert gzip.decompress(raw) == plain.content == refused.content
-    assert "content-encoding" not in plain.headers | refused.headers
+    assert "content-encoding" not in {*plain.headers, *refused.headers}
     assert packed.headers["etag"] != plain.headers["etag"]
-    assert packed.headers["vary"] == "Accept-Encoding"
+    assert "Accept-Encoding" in packed.headers["vary"]
     assert packed.headers["cross-origin-resource-policy"] == "cross-origin"
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["etag"] == packed.headers["etag"]

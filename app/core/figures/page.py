@@ -39,10 +39,9 @@ body {{ font: 14px system-ui, sans-serif; }}
 </style>
 </head>
 <body>
-<div id="chart"><p>{loading}</p></div>
+<div id="chart" data-library="plotly.min.js?v={plotly}"><p>{loading}</p></div>
 <script type="application/json" id="figure">{figure}</script>
-<script src="{static}/plotly.min.js?v={plotly}"></script>
-<script src="{static}/figure.js"></script>
+{scripts}
 </body>
 </html>
 """
@@ -51,9 +50,10 @@ body {{ font: 14px system-ui, sans-serif; }}
 def figure_page(figure: Figure, title: str, *, base_url: str = "") -> tuple[str, str]:
     """The page for `figure` and the value of its `Content-Security-Policy` header.
 
-    `base_url` is where the service is reached, e.g. `https://arrow.example/api` (scheme, host, root path). With
-    it the page also works when it is saved and opened from disk, or from a blob: URL, while the service runs;
-    without it only as an answer of the service at its root path `/`.
+    `base_url` is where the service is reached, e.g. `https://arrow.example/api` (scheme, host, root path). The page
+    asks for its scripts at that path of its own origin first. Where that fails, because it was saved and opened
+    from disk or from a blob: URL, it asks at `base_url`: it then works while the service runs. So a wrong scheme
+    in `base_url` (behind a proxy that ends TLS, say) does no harm to the page as the service answers it.
 
     Raises ValueError for a figure with a number that JSON does not have (NaN, infinity).
     """
@@ -62,17 +62,19 @@ def figure_page(figure: Figure, title: str, *, base_url: str = "") -> tuple[str,
         base_url = ""
     parts = urlsplit(base_url)
     source = f"'self' {parts.scheme}://{parts.netloc}" if parts.netloc else "'self'"
+    folders = dict.fromkeys(html.escape(base + STATIC_PATH) for base in (parts.path, base_url))
     theme = Theme(figure["layout"].get("meta", {}).get("theme", Theme.DARK))
     colours = palette_of(theme)
     page = _PAGE.format(
         scheme=theme,
         title=html.escape(title),
-        static=html.escape(base_url + STATIC_PATH),
+        static=html.escape(parts.path + STATIC_PATH),
         background=colours.background,
         text=colours.muted,
-        loading="Loading the chart…",
+        loading="Loading the chart… If it does not appear, the service that made this page cannot be reached.",
         figure=script_json(figure),
         plotly=plotly_version(),
+        scripts="\n".join(f'<script src="{folder}/figure.js"></script>' for folder in folders),
     )
     return page, _POLICY.format(source=source)
 

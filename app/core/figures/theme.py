@@ -143,13 +143,19 @@ class LegendPlace(StrEnum):
 
 
 def base_layout(
-    theme: Theme, title: str, subtitle: str = "", *, legend: LegendPlace = LegendPlace.NONE, note: str = ""
+    theme: Theme,
+    title: str,
+    subtitle: str = "",
+    *,
+    legend: LegendPlace = LegendPlace.NONE,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The layout that every chart starts from, with a `note` under the plot.
+    """The layout that every chart starts from, with `notes` under the plot, a line each.
 
-    `title`, `subtitle` and `note` are Plotly labels: escape what is not ours.
+    `title`, `subtitle` and `notes` are Plotly labels: escape what is not ours.
     """
     colours = palette_of(theme)
+    below = 12 + 14 * len(notes) if notes else 0
     heading: dict[str, Any] = {
         "text": f"<b>{title}</b>",
         "font": {"size": 19, "color": colours.text},
@@ -172,7 +178,12 @@ def base_layout(
         "plot_bgcolor": colours.background,
         "font": {"family": _FONT, "size": 12.5, "color": colours.text},
         "colorway": list(colours.series),
-        "margin": {"l": 28, "r": 76, "t": 116 if legend is LegendPlace.ABOVE else 88, "b": 88 if note else 62},
+        "margin": {
+            "l": 28,
+            "r": 76,
+            "t": 116 if legend is LegendPlace.ABOVE else 88,
+            "b": 62 + below,
+        },
         "hoverlabel": {
             "bgcolor": colours.raised,
             "bordercolor": colours.line,
@@ -188,7 +199,7 @@ def base_layout(
         },
         "dragmode": "pan",
         "hovermode": "x unified",
-        "annotations": [_footnote(theme, note)] if note else [],
+        "annotations": [_footnote(theme, "<br>".join(notes))] if notes else [],
         "meta": {"theme": str(theme)},
     }
 
