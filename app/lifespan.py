@@ -40,6 +40,7 @@ from app.core.figures import FigureImages
 from app.core.hub import Hub
 from app.core.jobs import Jobs
 from app.core.metrics import Metrics
+from app.core.migrations import check_migrations
 from app.core.outbox import Channel
 from app.core.rate_limit import RateLimiter
 from app.core.redis_link import RedisLink
@@ -93,6 +94,8 @@ async def _ground_floor(settings: Settings, stack: AsyncExitStack) -> _Ground:
     ground.database = Database(settings, embedded)
     stack.push_async_callback(ground.database.close)
     await ground.database.connect()
+    # Before any index is built on rows of another version.
+    await check_migrations(ground.database.db, DOCUMENTS)
     await ground.database.register(DOCUMENTS)
 
     ground.redis = RedisLink(settings.redis_url.get_secret_value()) if settings.redis_url else None

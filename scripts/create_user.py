@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from pydantic import SecretStr, ValidationError  # noqa: E402 (the path comes first)
 
 from app.auth.accounts import Accounts, NewAccount  # noqa: E402
-from app.auth.models import DOCUMENTS, UserDocument  # noqa: E402
+from app.auth.models import UserDocument  # noqa: E402
 from app.auth.passwords import Passwords  # noqa: E402
 from app.auth.schemas import RegisterBody  # noqa: E402
 from app.core.clock import SystemClock  # noqa: E402
@@ -29,8 +29,10 @@ from app.core.database import Database  # noqa: E402
 from app.core.embedded import EmbeddedDatabase  # noqa: E402
 from app.core.errors import DomainError, StartupError  # noqa: E402
 from app.core.logging import configure_logging  # noqa: E402
+from app.core.migrations import check_migrations  # noqa: E402
 from app.core.security import Role  # noqa: E402
 from app.core.settings import Settings, SettingsError  # noqa: E402
+from app.lifespan import DOCUMENTS  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -61,6 +63,7 @@ async def create(settings: Settings, body: RegisterBody, role: Role) -> UserDocu
     passwords = Passwords()
     try:
         await database.connect()
+        await check_migrations(database.db, DOCUMENTS)
         await database.register(DOCUMENTS)
         new = NewAccount(body.email, body.password.get_secret_value(), body.name, body.username, role=role)
         return await Accounts(clock=SystemClock(), passwords=passwords).create(new)

@@ -34,7 +34,6 @@ from app.core.maintenance import exclusive, refuse_during_maintenance, run_progr
 from app.core.settings import Settings  # noqa: E402
 from app.core.transfer import Imported, Importer, Mode  # noqa: E402
 from app.core.transfer_file import ExportFile, TransferError  # noqa: E402
-from app.lifespan import DOCUMENTS  # noqa: E402
 
 LISTED = 20
 
@@ -121,6 +120,8 @@ def main() -> None:
         return
 
     async def work(settings: Settings) -> int:
+        from app.lifespan import DOCUMENTS  # all of the service, which takes a second: not for a damaged file
+
         clock = SystemClock()
         async with AsyncExitStack() as stack:
             database = await stack.enter_async_context(tool_database(settings))

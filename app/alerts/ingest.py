@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -25,6 +26,9 @@ from app.core.settings import Settings
 
 IDENTIFIED_WINDOW = timedelta(hours=24)
 """How long a repeat is recognised when it carries an `alert_id` or an `Idempotency-Key`."""
+
+NOBODY = PydanticObjectId("0" * 24)
+"""The owner of what is left of deleted alerts."""
 
 Row = dict[str, Any]
 OPTIONAL_FIELDS = (
@@ -91,6 +95,23 @@ def alert_json(row: Row) -> bytes:
 def alerts_json(rows: Iterable[Row]) -> bytes:
     """A JSON array of alerts."""
     return _encode([wire_alert(row) for row in rows])
+
+
+def remains_of(row: Row) -> Row:
+    """What is kept of a deleted alert until no repeat can come any more: what decides repeats, and no content."""
+    return {
+        "schema_version": row["schema_version"],
+        "user_id": NOBODY,
+        "strategy_id": NOBODY,
+        "strategy_name": "",
+        "contract": "",
+        "trade_type": row["trade_type"],
+        "quantity": Decimal(0),
+        "price": Decimal(0),
+        "source": "deleted",
+        "purge_at": row["created_at"] + IDENTIFIED_WINDOW,
+        **{name: row[name] for name in ("dedup", "seq", "created_at", "updated_at")},
+    }
 
 
 def alert_rows() -> AsyncCollection[Row]:
@@ -177,7 +198,7 @@ class AlertIngest:
 
     @staticmethod
     def _repeated(first: Row, row: Row) -> bytes:
-        if "user_id" in first:
+        if first["user_id"] != NOBODY:
             return alert_json(first)
         # The first alert was deleted. The repeat has the same content, so it shows what that was, under the same id.
         return alert_json(row | {name: first[name] for name in ("_id", "seq", "created_at", "updated_at")})

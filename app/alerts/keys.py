@@ -113,7 +113,7 @@ class KeyDirectory:
         return await asyncio.shield(future)
 
     async def _look_up_wanted(self) -> None:
-        """One query for all keys that are wanted now, then for those that came meanwhile: a flood costs no more."""
+        """Ask for the keys that are wanted now, then for those that came meanwhile: a flood has one query under way."""
         try:
             while self._wanted:
                 wanted, self._wanted = self._wanted, {}
@@ -138,9 +138,10 @@ class KeyDirectory:
             self._looking = None
 
     async def _find(self, digests: list[str]) -> dict[str, ActiveKey]:
-        query: dict[str, Any] = {"digest": digests[0]} if len(digests) == 1 else {"digest": {"$in": digests}}
-        rows = KeyDocument.get_pymongo_collection().find(query)
-        return {row["digest"]: _active(row) async for row in rows if row.get("revoked_at") is None}
+        keys = KeyDocument.get_pymongo_collection()
+        # One after the other, each by the unique index: an `$in` would not use it on the embedded database.
+        rows = [await keys.find_one({"digest": digest}) for digest in digests]
+        return {row["digest"]: _active(row) for row in rows if row is not None and row.get("revoked_at") is None}
 
     async def save_last_used(self) -> None:
         """Write when keys were last used, in one go; the periodic task and the shutdown call this."""
@@ -150,9 +151,9 @@ class KeyDirectory:
         updates = [UpdateOne({"_id": id_}, {"$set": {"last_used_at": moment}}) for id_, moment in used.items()]
         try:
             await KeyDocument.get_pymongo_collection().bulk_write(updates, ordered=False)
-        except PyMongoError:
+        except PyMongoError as error:
             self._used = used | self._used
-            raise
+            log.warning("times of keys' use are not saved yet", error=type(error).__name__)
 
     async def run(self) -> None:
         """Save the times of use about twice a minute; the supervisor runs this."""

@@ -60,7 +60,7 @@ class AlertDocument(Document):
 
     `dedup` decides repeats (a unique index): the digest of key, idempotency key, body. `raw` is the JSON text of what
     arrived beyond the known fields: text, so that no name or number in it means anything to the database.
-    A deleted alert leaves a row with `dedup` and `purge_at` only: a repeat of it must not come to life as a new alert.
+    A deleted alert leaves an empty row with its `dedup`: a repeat of it must not come to life as a new alert.
     """
 
     id: PydanticObjectId = Field(default_factory=PydanticObjectId)

@@ -101,10 +101,10 @@ def _check_extra(extra: dict[str, Any]) -> None:
 
 
 def _check_name(loc: tuple[str | int, ...], name: str) -> None:
+    if len(name) > 200 or _UNSAFE.search(name):  # first: what follows shows the name
+        _fail((*loc, "?"), "A name is too long or has control characters", "name_invalid")
     if name.startswith("$"):
         _fail((*loc, name[:100]), "Names may not begin with $", "operator")
-    if len(name) > 200 or _UNSAFE.search(name):
-        _fail((*loc, "?"), "A name is too long or has control characters", "name_invalid")
 
 
 def _fail(loc: tuple[str | int, ...], message: str, kind: str) -> NoReturn:

@@ -15,7 +15,7 @@ from app.alerts.keys import ActiveKey
 from app.alerts.models import RejectedDocument
 from app.alerts.schemas import FieldProblem, Rejected
 from app.core.clock import Clock, Sequence
-from app.core.errors import FieldError
+from app.core.errors import FieldError, UnavailableError
 from app.core.group_commit import GroupCommit
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.settings import Settings
@@ -81,13 +81,18 @@ class RejectedDeliveries:
 
     async def _insert(self, row: dict[str, Any], flood: "_Flood") -> None:
         now = self._clock.now()
+        count, owed = flood.take()
         row |= {
-            "also_refused": flood.take_count(),
+            "also_refused": count,
             "seq": self._sequence.next(),
             "created_at": now,
             "expires_at": now + self._keep,
         }
-        await self._rows.insert(row)
+        try:
+            await self._rows.insert(row)
+        except BaseException:
+            flood.give_back(count, owed)
+            raise
         strategy = row["strategy_id"]
         self._since_trim[strategy] += 1
         if self._since_trim[strategy] >= self._trim_every or self._since_trim[strategy] == 1:
@@ -110,17 +115,23 @@ class RejectedDeliveries:
     async def settle(self) -> None:
         """Write a last row for every flood that swallowed refusals since its last one."""
         for name, flood in list(self._floods.items()):
-            if flood.owed is not None:
-                row = flood.owed
+            if (row := flood.owed) is not None:
                 flood.owed = None
                 flood.count -= 1  # the row that is written now stands for itself
-                await self._insert(row, flood)
+                try:
+                    await self._insert(row, flood)
+                except BaseException:
+                    flood.give_back(1, row)
+                    raise
             elif time.monotonic() - flood.began > 120:
                 del self._floods[name]
 
     async def drain(self) -> None:
-        """Wait until everything that was recorded is stored."""
-        await self.settle()
+        """Wait until everything that was recorded is stored, or the database has had its time."""
+        try:
+            await self.settle()
+        except UnavailableError:
+            log.warning("counts of refused deliveries are lost: the database is away")
         await self._rows.drain()
 
     async def page(
@@ -161,10 +172,16 @@ class _Flood:
         self.owed = row
         return True
 
-    def take_count(self) -> int:
-        """How many refusals the next row stands for beside its own; they are settled with it."""
-        count, self.count, self.owed = self.count, 0, None
-        return count
+    def take(self) -> tuple[int, dict[str, Any] | None]:
+        """How many refusals the next row stands for beside its own, and the one owed: both are settled with that row."""
+        taken = self.count, self.owed
+        self.count, self.owed = 0, None
+        return taken
+
+    def give_back(self, count: int, owed: dict[str, Any] | None) -> None:
+        """What was taken was not written after all."""
+        self.count += count
+        self.owed = self.owed or owed
 
 
 def _wire(row: dict[str, Any]) -> Rejected:

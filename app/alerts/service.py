@@ -8,13 +8,13 @@ from typing import Any
 from beanie import PydanticObjectId
 
 from app.alerts.ingest import (
-    IDENTIFIED_WINDOW,
     OPTIONAL_FIELDS,
     AlertIngest,
     Row,
     alert_json,
     alert_rows,
     alert_values,
+    remains_of,
     repeat_digest,
 )
 from app.alerts.keys import KeyService
@@ -132,8 +132,7 @@ class AlertService:
         row = await self._mine(user_id, alert_id)
         mine = {"_id": alert_id, "user_id": user_id}
         if "dedup" in row:
-            remains = {name: row[name] for name in ("schema_version", "dedup", "seq", "created_at", "updated_at")}
-            result = await alerts.replace_one(mine, remains | {"purge_at": row["created_at"] + IDENTIFIED_WINDOW})
+            result = await alerts.replace_one(mine, remains_of(row))
             gone = result.matched_count
         else:
             gone = (await alerts.delete_one(mine)).deleted_count

@@ -21,7 +21,7 @@ class Cache:
 
     def __init__(self, redis: RedisLink | None = None, *, max_entries: int = 256) -> None:
         self._redis = redis
-        self._memory: TLRUCache[str, tuple[bytes, int]] = TLRUCache(
+        self._memory: TLRUCache[str, tuple[bytes, float]] = TLRUCache(
             max_entries, ttu=lambda _, entry, now: now + entry[1]
         )
         self._versions: LRUCache[str, str] = LRUCache(100_000)
@@ -57,10 +57,16 @@ class Cache:
     async def _fill(self, key: str, ttl: int, make: Callable[[], Awaitable[bytes]]) -> bytes:
         redis = self._redis if self._redis is not None and self._redis.usable else None
         value: bytes | None = None
+        left: float = ttl
         if redis is not None:
             try:
-                found = await redis.client.get(key)
-                value = found.encode() if isinstance(found, str) else found
+                # With the time that it has left there: it must not begin a second life in this process's memory.
+                asked = redis.client.pipeline(transaction=False)
+                asked.get(key)
+                asked.pttl(key)
+                found, milliseconds = await asked.execute()
+                if found is not None and milliseconds > 0:
+                    value, left = found, milliseconds / 1000
             except REDIS_FAILURES as error:
                 redis.failed(error)
                 redis = None
@@ -71,5 +77,5 @@ class Cache:
                     await redis.client.set(key, value, ex=ttl)
                 except REDIS_FAILURES as error:
                     redis.failed(error)
-        self._memory[key] = (value, ttl)
+        self._memory[key] = (value, left)
         return value

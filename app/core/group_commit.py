@@ -68,7 +68,7 @@ class GroupCommit:
         """Return when `row` is durable; `on_stored` is called with it and `note` just before.
 
         Raises `DuplicateRowError` when a unique index refuses it, and `UnavailableError` when it was not known to be
-        stored within `patience` seconds; it may still be found stored later, and `on_stored` hears of it then.
+        stored within `patience` seconds. If it was sent by then, it may be found stored later: `on_stored` hears of it.
         """
         if len(self._waiting) >= self._max_waiting:
             raise UnavailableError("Too much is waiting to be stored; try again shortly.", retry_after=1)
@@ -82,17 +82,26 @@ class GroupCommit:
         except TimeoutError:
             raise UnavailableError("It could not be stored in time; nothing was acknowledged. Try again.") from None
 
-    async def drain(self) -> None:
-        """Wait until nothing is waiting to be written."""
-        while self._writer is not None:
-            await asyncio.wait([self._writer])
+    async def drain(self, deadline: float = 5.0) -> None:
+        """Wait until nothing is waiting to be written, `deadline` seconds at most: the database may be away."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline
+        while self._writer is not None and loop.time() < end:
+            await asyncio.wait([self._writer], timeout=end - loop.time())
+        if self._writer is not None:
+            log.warning("rows that nobody was told were stored are given up", rows=len(self._waiting))
+            self._writer.cancel()
 
     async def _write_all(self) -> None:
         try:
             while self._waiting:
                 await self._gather()
-                batch = self._waiting[: self._max_batch]
-                del self._waiting[: self._max_batch]
+                # Rows that were never sent and that nobody waits for any more: their senders were told so, and an alert
+                # that turns up long after its time is worse than one that does not.
+                waiting = [waiting for waiting in self._waiting if not waiting.done.done()]
+                batch, self._waiting = waiting[: self._max_batch], waiting[self._max_batch :]
+                if not batch:
+                    return
                 self._last = len(batch)
                 if self._on_batch:
                     self._on_batch(self._last)
@@ -103,8 +112,8 @@ class GroupCommit:
     async def _gather(self) -> None:
         """Let rows that are about to come join this write.
 
-        A row alone goes on after one turn of the event loop. After a batch its senders are expected back: then the write
-        waits a millisecond for them, which is less than what a second write would cost.
+        A row alone goes on after one turn of the event loop. After a batch its senders are expected back: the write
+        then waits a millisecond for them, which is less than what a second write would cost.
         """
         await asyncio.sleep(0)
         if len(self._waiting) * 2 < self._last:
@@ -120,15 +129,12 @@ class GroupCommit:
                 batch = self._settle(batch, error.details)
             except (ConnectionFailure, WriteConcernError) as error:
                 log.warning("write interrupted", collection=self._collection.name, error=type(error).__name__)
-            except PyMongoError as error:
-                log.exception("write failed", collection=self._collection.name)
-                self._fail(batch, error)
-                return
-            except (
-                Exception
-            ) as error:  # a row that cannot be encoded: its sender must hear of it, the writer must live on
-                log.exception("write failed", collection=self._collection.name)
-                self._fail(batch, error)
+            except Exception as error:  # a row that cannot be encoded or is refused: the writer must live on
+                if len(batch) == 1:
+                    log.exception("write failed", collection=self._collection.name)
+                    self._fail(batch, error)
+                for waiting in batch if len(batch) > 1 else ():
+                    await self._write([waiting])  # the others must not suffer for it
                 return
             else:
                 self._succeed(batch)
@@ -150,6 +156,9 @@ class GroupCommit:
                     open_.append(waiting)
                 else:
                     self._succeed([waiting])
+            elif error.get("code") == DUPLICATE_KEY and error.get("keyPattern") == {"_id": 1}:
+                # Ids are given once, so an attempt that seemed lost did arrive; whether a majority has it is seen next.
+                open_.append(waiting)
             elif error.get("code") == DUPLICATE_KEY:
                 if not waiting.done.done():
                     waiting.done.set_exception(DuplicateRowError())
@@ -161,8 +170,9 @@ class GroupCommit:
     async def _still_open(self, batch: list[_Waiting]) -> list[_Waiting]:
         """After an interruption: rows that did arrive are settled, those that nobody waits for are dropped."""
         try:
-            found = self._majority.find({"_id": {"$in": [waiting.row["_id"] for waiting in batch]}}, {"_id": 1})
-            stored = {row["_id"] async for row in found}
+            # One by one: the embedded database scans the whole collection for an `$in` on ids.
+            asked = [self._majority.find_one({"_id": waiting.row["_id"]}, {"_id": 1}) for waiting in batch]
+            stored = {row["_id"] for row in await asyncio.gather(*asked) if row is not None}
         except PyMongoError:
             stored = set()
             # Nothing is known yet; abandoned rows stay, since they may be stored and would have to be announced.

@@ -5,9 +5,11 @@ a bridge. Log lines of requests are built in `core.middleware` from values that 
 scrubbing for speed.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,13 +36,14 @@ class _Streams:
                 raise SettingsError(f"LOG_FILE: cannot be written ({error.strerror}: {error.filename})") from None
 
     def msg(self, line: bytes) -> None:
-        try:
+        # Standard output may be closed or replaced, the disk full: there is nobody left to tell, and whoever logs must
+        # not fail because of it.
+        with suppress(ValueError, OSError, AttributeError):
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.buffer.flush()
-        except (ValueError, OSError, AttributeError):
-            pass  # standard output is closed or replaced: there is nobody left to tell
         if self._file:
-            self._file.write(line + b"\n")
+            with suppress(ValueError, OSError):
+                self._file.write(line + b"\n")
 
     debug = info = warning = error = critical = exception = log = fatal = warn = msg
 
@@ -55,7 +58,10 @@ def _scrub_event(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> 
 
 
 def _json(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> bytes:
-    return _encode(event)
+    try:
+        return _encode(event)
+    except UnicodeEncodeError:  # half a surrogate pair, from somebody's JSON
+        return json.dumps(event, default=str).encode()
 
 
 def _console() -> Callable[[WrappedLogger, str, MutableMapping[str, Any]], bytes]:
@@ -78,7 +84,9 @@ class _Bridge(logging.Handler):
         except Exception:  # noqa: BLE001 (a library's broken format string must not break the program)
             message = str(record.msg)
         logger = structlog.get_logger(record.name)
-        logger.log(record.levelno, message, logger=record.name, exc_info=record.exc_info or None)
+        # structlog knows the standard levels only; libraries have others between them.
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        logger.log(level, message, logger=record.name, exc_info=record.exc_info or None)
 
 
 class _NoHandshakes(logging.Filter):
@@ -95,12 +103,11 @@ def configure_logging(settings: Settings) -> None:
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%Y-%m-%d %H:%M:%S", utc=as_json),
+        structlog.processors.format_exc_info,
+        _scrub_event,
+        _json if as_json else _console(),
     ]
-    if as_json:
-        processors += [structlog.processors.format_exc_info, _scrub_event, _json]
-    else:
-        processors += [structlog.processors.format_exc_info, _scrub_event, _console()]
     streams = _Streams(settings.log_file)
     structlog.configure(
         processors=processors,

@@ -41,6 +41,8 @@ def run_program(work: Callable[[Settings], Coroutine[Any, Any, int]]) -> NoRetur
         code = getattr(error, "code", None)
         what = f"{type(error).__name__}, code {code}" if code else type(error).__name__
         raise SystemExit(f"The database failed ({what}); start this again when it is in order.") from None
+    except OSError as error:  # a full disk, above all
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit("Interrupted.") from None
 

@@ -3,6 +3,7 @@
 `BaseHTTPMiddleware` is not used anywhere: each costs more than FastAPI's own work for a request.
 """
 
+import itertools
 import re
 import secrets
 import time
@@ -39,6 +40,9 @@ class RequestContextMiddleware:
         self._metrics = metrics
         self._addresses = addresses
         self._headers = [*_HEADERS, *([(b"strict-transport-security", b"max-age=31536000")] if hsts else [])]
+        # Ids need to be unique, not secret: a random name for the process, and a count.
+        self._process = secrets.token_hex(6).encode()
+        self._numbers = itertools.count(1)
         # Bound once: the module's logger looks its configuration up at every line.
         self._log = structlog.get_logger("arrow.request").bind()
         # Label sets are looked up once, not per request.
@@ -83,7 +87,7 @@ class RequestContextMiddleware:
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _SANE_ID(value):
                 return bytes(value)
-        return secrets.token_hex(8).encode()
+        return b"%s-%x" % (self._process, next(self._numbers))
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "unmatched"
@@ -131,7 +135,8 @@ class BodyLimitMiddleware:
             return
         too_large = PayloadTooLargeError(f"The body may have at most {self._max_bytes // 1024} KiB.")
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._max_bytes:
+            # More digits than any limit has are not even read: Python refuses to make numbers of thousands of them.
+            if name == b"content-length" and value.isdigit() and (len(value) > 15 or int(value) > self._max_bytes):
                 await domain_response(scope, too_large)(scope, receive, send)
                 return
         seen = 0

@@ -29,7 +29,7 @@ class Cursor(NamedTuple):
 
     def encode(self) -> str:
         """The opaque text that clients send back."""
-        return base64.urlsafe_b64encode(self.seq.to_bytes(8, "big") + self.id.binary).decode().rstrip("=")
+        return base64.urlsafe_b64encode(self.seq.to_bytes(8, "big", signed=True) + self.id.binary).decode().rstrip("=")
 
     @classmethod
     def decode(cls, text: str) -> "Cursor":
@@ -38,7 +38,10 @@ class Cursor(NamedTuple):
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             if len(raw) != 20:
                 raise ValueError("wrong length")
-            return cls(int.from_bytes(raw[:8], "big", signed=True), ObjectId(raw[8:]))
+            cursor = cls(int.from_bytes(raw[:8], "big", signed=True), ObjectId(raw[8:]))
+            if cursor.encode() != text:  # the decoder passes over characters that it does not know
+                raise ValueError("another spelling")
+            return cursor
         except (binascii.Error, ValueError):
             problem = FieldError(("query", "cursor"), "This is not a cursor that a list here gave", "cursor_invalid")
             raise InvalidInputError("query.cursor: This is not a cursor that a list here gave.", [problem]) from None
@@ -79,8 +82,10 @@ async def page_request(
     return PageRequest(limit, Cursor.decode(cursor) if cursor else None)
 
 
-HOUR = 3_600_000_000
+MINUTE, HOUR = 60_000_000, 3_600_000_000
 """Microseconds."""
+_AT_ONCE = 4
+"""Pages that one query reads at most."""
 
 
 async def newest_first(
@@ -97,30 +102,52 @@ async def newest_first(
     """Rows of `account` that match `equality`, from `end` (or the cursor) back to `start`, read window by window.
 
     The embedded database pays for every row that a filter matches, whatever `sort` and `limit` say, so each query asks
-    for a two-sided window of `seq` (microseconds since the epoch), which grows while little is found and shrinks where
-    rows are dense. On MongoDB the same queries are index range scans. `equality` and `seq` need a common index.
-    Nothing of an account is older than the account, whose id says when it was made.
+    for a two-sided window of `seq` (microseconds since the epoch): a minute at first, then wider while little is found
+    and narrower where rows are dense. On MongoDB the same queries are index range scans, which `limit` bounds.
+    `equality` and `seq` need a common index. Nothing of an account is older than the account, whose id says when it was
+    made (give or take an hour: the clocks of two processes may differ).
     """
-    low = to_micros(max(start, account.generation_time) if start else account.generation_time)
-    top = to_micros(clock.now()) + HOUR  # another process's clock may be a little ahead
+    low = to_micros(account.generation_time) - HOUR
+    if start:
+        low = max(low, to_micros(start))
+    now = to_micros(clock.now())
+    top = now + HOUR
     if end:
         top = min(top, to_micros(end) + 999)
     if page.after:
         top = min(top, page.after.seq)
-    width = HOUR
+    width, most = MINUTE, _AT_ONCE * page.limit
     while top >= low:
-        bottom = max(low, top - width + 1)
-        query = {**equality, "seq": {"$gte": bottom, "$lte": top}}
-        rows = await collection.find(query, projection).sort("seq", DESCENDING).to_list()
+        bottom = max(low, min(top, now) - width + 1)
+        rows = await _window(collection, equality, bottom, top, most + 1, projection)
+        if len(rows) <= most:
+            top = bottom - 1
+            if len(rows) < page.limit:
+                width *= 4
+        else:
+            width = max(width // 8, 1_000_000)
+            cut = rows[-1]["seq"]
+            whole = [row for row in rows if row["seq"] > cut]
+            if whole:
+                rows, top = whole, cut
+            else:  # more rows than one query reads have the same number
+                rows, top = await _window(collection, equality, cut, cut, 0, projection), cut - 1
         # Equal numbers are ordered by id, here and not by a second sort key (which no index would serve).
         rows.sort(key=lambda row: (row["seq"], row["_id"]), reverse=True)
         for row in rows:
             yield row
-        top = bottom - 1
-        if len(rows) < page.limit:
-            width *= 8 if rows else 64
-        elif len(rows) > 4 * page.limit:
-            width = max(width // 8, 1_000_000)
+
+
+async def _window(
+    collection: AsyncCollection[dict[str, Any]],
+    equality: Mapping[str, Any],
+    bottom: int,
+    top: int,
+    limit: int,
+    projection: Mapping[str, int] | None,
+) -> list[dict[str, Any]]:
+    query = {**equality, "seq": {"$gte": bottom, "$lte": top}}
+    return await collection.find(query, projection).sort("seq", DESCENDING).limit(limit).to_list()
 
 
 async def read_page(rows: AsyncIterator[dict[str, Any]], page: PageRequest) -> Page[dict[str, Any]]:

@@ -4,6 +4,7 @@ When Redis goes away the limits are counted in memory until it is back: a limit 
 while is better than refusing orders and alerts, or than not limiting at all.
 """
 
+import math
 import time
 from functools import lru_cache
 from typing import Any
@@ -63,9 +64,9 @@ class RateLimiter:
         if await limiter.hit(item, scope, key, cost=cost):
             return
         stats = await limiter.get_window_stats(item, scope, key)
-        wait = max(0.0, stats.reset_time - time.time())
+        wait = max(1, math.ceil(stats.reset_time - time.time()))
         raise RateLimitedError(
-            f"At most {item.amount} requests a minute are allowed here; try again in {max(1, round(wait))} s.",
+            f"At most {item.amount} requests a minute are allowed here; try again in {wait} s.",
             retry_after=wait,
             limit=item.amount,
         )

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio.connection import parse_url as parse_redis_url
 
 from app.core.key_files import read_or_create_secret
 
@@ -20,6 +22,13 @@ TRADINGVIEW_ADDRESSES = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.3
 MIN_SECRET_BYTES = 32
 # Words that stand in samples and tutorials where the secret should be.
 _PLACEHOLDERS = ("your-secret", "changeme", "change-me", "change_me", "secret-key-here", "example", "placeholder")
+
+# What stands before an address's `://`. Not `urlsplit`: its errors show parts of what they cannot read, passwords too.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE).match
+_BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE).fullmatch
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+", re.IGNORECASE).fullmatch
+MAX_RETENTION_DAYS = 36_500
+"""A hundred years: beyond what a date can hold, nothing could be stored any more."""
 
 
 class SettingsError(Exception):
@@ -37,6 +46,20 @@ def _split(value: Any) -> Any:
         except ValueError as error:
             raise ValueError("is neither a JSON list nor comma-separated text") from error
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _scheme(address: str) -> str:
+    found = _SCHEME(address)
+    return found[1].lower() if found else ""
+
+
+def _weakness(secret: str) -> str | None:
+    """Why `secret` must not sign tokens in production; None if nothing speaks against it."""
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        return f"is shorter than {MIN_SECRET_BYTES} bytes; openssl rand -hex 32 makes one"
+    if any(word in secret.lower() for word in _PLACEHOLDERS) or len(set(secret)) < 8:
+        return "is a placeholder from a sample; openssl rand -hex 32 makes a real one"
+    return None
 
 
 class Settings(BaseSettings):
@@ -102,8 +125,8 @@ class Settings(BaseSettings):
     # alerts
     alert_dedup_seconds: int = Field(60, ge=1, le=86_400)
     webhook_allowed_ips: Annotated[list[Network], NoDecode] = []
-    alert_retention_days: int | None = Field(None, ge=1)
-    rejected_retention_days: int = Field(30, ge=1)
+    alert_retention_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS)
+    rejected_retention_days: int = Field(30, ge=1, le=MAX_RETENTION_DAYS)
     rejected_max_per_strategy: int = Field(500, ge=10, le=10_000)
 
     @classmethod
@@ -115,7 +138,17 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             name = str(first["loc"][0]).upper() if first["loc"] else ""
             message = first["msg"].removeprefix("Value error, ")
+            if others := [other for other in cls._other_names(name) if other not in message]:
+                message += f" ({' and '.join(others)} mean{'s' if len(others) == 1 else ''} the same)"
             raise SettingsError(f"{name}: {message}" if name else message) from None
+
+    @classmethod
+    def _other_names(cls, name: str) -> list[str]:
+        """Further variables that may have set the one called `name`."""
+        field = cls.model_fields.get(name.lower())
+        alias = field.validation_alias if field else None
+        choices = alias.choices if isinstance(alias, AliasChoices) else []
+        return [str(choice).upper() for choice in choices if str(choice).upper() != name]
 
     @field_validator("allowed_origins", "secret_key_previous", mode="before")
     @classmethod
@@ -132,7 +165,7 @@ class Settings(BaseSettings):
         for name in names:
             networks.extend(TRADINGVIEW_ADDRESSES if str(name).lower() == "tradingview" else [name])
         try:
-            return [ipaddress.ip_network(network, strict=False) for network in networks]
+            return [ipaddress.ip_network(str(network), strict=False) for network in networks]
         except ValueError as error:
             raise ValueError(f"{error}; write addresses or networks, for instance 10.0.0.0/8") from None
 
@@ -146,7 +179,7 @@ class Settings(BaseSettings):
     @field_validator("mongodb_url")
     @classmethod
     def _mongodb_only(cls, value: SecretStr | None) -> SecretStr | None:
-        scheme = urlsplit(value.get_secret_value()).scheme if value else ""
+        scheme = _scheme(value.get_secret_value()) if value else ""
         if value and scheme not in {"mongodb", "mongodb+srv"}:
             raise ValueError(
                 "the address of MongoDB (MONGODB_URL, MONGO_DB_CONNECTION_STRING or DATABASE_URL) "
@@ -157,29 +190,53 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_only(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss"}:
+        if value is None:
+            return None
+        text = value.get_secret_value()
+        if _scheme(text) not in {"redis", "rediss"}:
             raise ValueError("must start with redis:// or rediss://")
+        try:
+            parse_redis_url(text)
+            database = urlsplit(text).path.strip("/")
+            if database and not database.isdecimal():
+                raise ValueError("no number")
+        except ValueError:
+            raise ValueError(
+                "is not a usable address; it should look like redis://:password@host:6379/0, "
+                "with special characters of the password percent-encoded"
+            ) from None
         return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        # Browsers send no slash at the end.
+        origins = [origin.strip().rstrip("/") for origin in value]
+        for origin in origins:
+            if origin not in {"*", "null"} and not _ORIGIN(origin):
+                raise ValueError(f"{origin!r} is not an origin; write https://app.example.com, without a path, or *")
+        return origins
 
     @field_validator("public_base_url")
     @classmethod
     def _base_url(cls, value: str | None) -> str | None:
-        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
-            raise ValueError("must be an http:// or https:// address")
+        if value and not _BASE_URL(value):
+            raise ValueError("must be an http:// or https:// address, without spaces, query or fragment")
         return value.rstrip("/") if value else None
 
     @model_validator(mode="after")
     def _secret_key(self) -> Self:
         secret = self.secret_key.get_secret_value()
+        previous = [key.get_secret_value() for key in self.secret_key_previous]
+        if not all(previous):
+            raise ValueError("SECRET_KEY_PREVIOUS: has an empty key, with which anybody could sign tokens")
         if self.environment == "production":
             if not secret:
                 raise ValueError("SECRET_KEY: is required in production; make one with: openssl rand -hex 32")
-            if len(secret.encode()) < MIN_SECRET_BYTES:
-                raise ValueError(
-                    f"SECRET_KEY: is shorter than {MIN_SECRET_BYTES} bytes; openssl rand -hex 32 makes one"
-                )
-            if any(word in secret.lower() for word in _PLACEHOLDERS) or len(set(secret)) < 8:
-                raise ValueError("SECRET_KEY: is a placeholder from a sample; openssl rand -hex 32 makes a real one")
+            # A former key still verifies tokens, so it is as dangerous as the present one.
+            for name, keys in (("SECRET_KEY", [secret]), ("SECRET_KEY_PREVIOUS", previous)):
+                if weakness := next(filter(None, map(_weakness, keys)), None):
+                    raise ValueError(f"{name}: {weakness}")
         elif not secret:
             try:
                 made = read_or_create_secret(self.data_dir / "secrets" / "secret_key", lambda: secrets.token_hex(32))
@@ -187,7 +244,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"DATA_DIR: cannot be used ({error.strerror}: {error.filename})") from None
             object.__setattr__(self, "secret_key", SecretStr(made))
         if not self.redis_url and self.redis_host:
-            url = f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
+            host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+            url = f"redis://{host}:{self.redis_port}/{self.redis_db}"
             object.__setattr__(self, "redis_url", SecretStr(url))
         return self
 

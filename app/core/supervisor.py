@@ -61,21 +61,32 @@ class Supervisor:
             began = self._clock.monotonic()
             try:
                 await task.run()
-            except asyncio.CancelledError:
-                task.state = "stopped"
-                raise
-            except Exception as error:  # supervision is the point: whatever it was, it is logged, shown and tried again
-                task.last_error = f"{type(error).__name__}: {error}"[:300]
-                task.restarts += 1
-                log.exception("background task failed", task=task.name, restarts=task.restarts)
+            except asyncio.CancelledError as error:
+                own = asyncio.current_task()
+                if not self._started or (own is not None and own.cancelling()):
+                    task.state = "stopped"
+                    raise
+                # Something that the task waited for was cancelled, not the task: it must not end in silence.
+                self._note_failure(task, error)
+            except Exception as error:  # noqa: BLE001 (supervision: whatever it was, it is noted and tried again)
+                self._note_failure(task, error)
             else:
                 task.state = "finished"
+                return
+            if not self._started:  # it failed at its end
+                task.state = "stopped"
                 return
             if self._clock.monotonic() - began > HEALTHY_AFTER:
                 backoff = FIRST_BACKOFF
             task.state, task.since = "backing off", self._clock.now()
             await asyncio.sleep(backoff * random.uniform(0.75, 1.25))  # noqa: S311 (jitter, not a secret)
             backoff = min(backoff * 2, LAST_BACKOFF)
+
+    def _note_failure(self, task: _Task, error: BaseException) -> None:
+        # The kind only: /health is public, and what a driver says names hosts and queries. The log has the rest.
+        task.last_error = type(error).__name__
+        task.restarts += 1
+        log.error("background task failed", task=task.name, restarts=task.restarts, exc_info=error)
 
     async def stop(self, deadline: float = 5.0) -> None:
         """Cancel all tasks, newest first, and wait up to `deadline` seconds for them to end."""

@@ -19,7 +19,14 @@ from beanie import Document
 from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import AutoReconnect, BulkWriteError, ConfigurationError, CursorNotFound, OperationFailure
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConfigurationError,
+    CursorNotFound,
+    ExecutionTimeout,
+    OperationFailure,
+)
 
 from app import __version__
 from app.core.clock import Clock
@@ -218,7 +225,7 @@ class Importer:
         """Import a file that `check` has passed. Raises `TransferError` or `StartupError`."""
         db = self._database.db
         theirs = DataState(tuple(file.header["migrations"]), file.header["schema_versions"] or {}, None)
-        theirs.refuse_newer(self._known, self._versions, f"{file.path.name}")
+        theirs.refuse_newer(self._known, self._versions, file.path.name)
         ours = await DataState.read(db)
         fresh = await is_new(db, ours)
         if mode is Mode.EMPTY:
@@ -293,7 +300,7 @@ class Importer:
         """Whether the database may remove the document while this runs (a day at most)."""
         for name, seconds in expiries:
             moment = document.get(name)
-            if isinstance(moment, datetime) and moment + timedelta(seconds=seconds) < self._tomorrow:
+            if isinstance(moment, datetime) and moment < self._tomorrow - timedelta(seconds=seconds):
                 return True
         return False
 
@@ -310,6 +317,15 @@ class Importer:
                 raise TransferError(f"the database did not confirm that {name} is stored durably") from error
             for problem in details["writeErrors"]:
                 await self._judge(collection, batch[problem["index"]], problem)
+        except ExecutionTimeout:
+            raise
+        except OperationFailure as error:  # the whole command: find the document that it is about
+            if len(batch) == 1:
+                why = str((error.details or {}).get("errmsg", "")).split("\n")[0][:200]
+                raise TransferError(f"{name} {batch[0]['_id']} was refused by the database: {why}") from error
+            middle = len(batch) // 2
+            await self._write(collection, batch[:middle])
+            await self._write(collection, batch[middle:])
 
     async def _judge(
         self, collection: AsyncCollection[RawBSONDocument], document: RawBSONDocument, problem: Mapping[str, Any]

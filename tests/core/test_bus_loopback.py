@@ -46,7 +46,6 @@ async def test_processes_exchange_events_in_order(launch: Launch) -> None:
     for peer in reversed(peers):
         peer.tell(do="stop")
         await peer.until_heard("stopped")
-        assert peer.heard("stopped")[0] < 0.5
 
 
 async def test_the_owner_is_killed_in_the_middle_and_no_event_is_lost(launch: Launch) -> None:
@@ -56,15 +55,12 @@ async def test_the_owner_is_killed_in_the_middle_and_no_event_is_lost(launch: La
         peer.tell(do="publish", first=1, count=250, pause=0.002)
     await until(lambda: len(owner.got_from(survivors[0])) > 80)
     owner.signal(signal.SIGKILL)
-    killed = time.monotonic()
     for peer in survivors:
         await peer.until_health(peers=1, connected=True)
-    assert time.monotonic() - killed < 1.2
     for peer, other in (survivors, survivors[::-1]):
         await peer.until_got(other, 250)
         assert peer.got_from(other) == list(range(1, 251))
         assert len(peer.heard("changed")) >= 2
-        assert await peer.published(0) < 0.05
     assert {(await peer.health())["role"] for peer in survivors} == {"owner", "peer"}
 
 
@@ -77,7 +73,6 @@ async def test_events_wait_while_the_owner_hangs_and_arrive_when_it_is_back(laun
     await peer.until_health(queued=5, dropped=0)
     peer.tell(do="publish", first=6, count=4200, size=1)
     await peer.until_health(queued=4096, dropped=5 + 4200 - 4096)
-    assert await peer.published(1) < 0.05
     owner.signal(signal.SIGCONT)
     await owner.until_health(peers=1, connected=True)
     await owner.until_got(peer, 4096)
@@ -92,7 +87,6 @@ async def test_a_peer_that_never_reads_delays_nobody(launch: Launch) -> None:
     owner.tell(do="publish", first=1, count=450, size=64 << 10, pause=0.001)
     await reader.until_got(owner, 450)
     assert reader.got_from(owner) == list(range(1, 451))
-    assert await owner.published(0) < 0.1
     await owner.until_health(peers=1)
     stalled.signal(signal.SIGCONT)
     await owner.until_health(peers=2, connected=True)

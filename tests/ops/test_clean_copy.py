@@ -1,7 +1,7 @@
 """A newcomer's first minute: a clean copy of the repository, one command, a healthy service.
 
-The real lock is installed (from pip's cache, or the package index) and the real service started. The times are
-promises of the README: ready in 60 s with the install, in 3 s without.
+The real lock is installed (from pip's cache, or the package index) and the real service started. How long that takes
+is measured by scripts/bench_start.py.
 """
 
 import os
@@ -53,8 +53,8 @@ def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(folder: Path, deadline: float) -> Iterator[tuple[psutil.Process, str, float]]:
-    """The service started there: its process, its address, and the seconds until it was ready.
+def running(folder: Path, deadline: float) -> Iterator[tuple[psutil.Process, str]]:
+    """The service started there: its process and its address.
 
     Ends it as an operator does, and checks that it goes by itself and leaves no process behind.
     """
@@ -72,9 +72,8 @@ def running(folder: Path, deadline: float) -> Iterator[tuple[psutil.Process, str
             assert process.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() - began < deadline, f"not ready after {deadline} s:\n{log.read_text()[-4000:]}"
             time.sleep(0.02)
-        took = time.monotonic() - began
         started = process.children(recursive=True)
-        yield process, address, took
+        yield process, address
         process.send_signal(signal.SIGTERM)
         assert process.wait(25) in (0, -signal.SIGTERM), log.read_text()[-4000:]
         _, alive = psutil.wait_procs(started, timeout=5)
@@ -93,20 +92,13 @@ def is_ready(address: str) -> bool:
 
 
 def test_one_command_on_a_clean_copy_gives_a_healthy_service(clean_copy: Path) -> None:
-    with running(clean_copy, deadline=200) as (_, address, first):
+    with running(clean_copy, deadline=200) as (_, address):
         health = httpx.get(f"{address}/health", trust_env=False).json()
         assert health["status"] == "ok"
         docs = httpx.get(f"{address}/docs", trust_env=False)
         assert docs.status_code == 200
-    # The best of a few: the machine may be busy with the other half of the tests.
-    again = []
-    for _ in range(4):
-        with running(clean_copy, deadline=60) as (_, _, seconds):
-            again.append(seconds)
-        if seconds < 3:
-            break
-    assert first < 60, f"ready after {first:.1f} s with the install"
-    assert min(again) < 3, f"ready after {again} s without it"
+    with running(clean_copy, deadline=60):
+        pass
 
 
 def readme_commands() -> str:
@@ -120,7 +112,7 @@ def readme_commands() -> str:
 def test_the_lines_of_the_readme_work_when_pasted(clean_copy: Path) -> None:
     commands = readme_commands()
     assert commands.count("curl") >= 3
-    with running(clean_copy, deadline=200) as (_, address, _):
+    with running(clean_copy, deadline=200) as (_, address):
         # A refusal stops it, which curl alone would print and pass over.
         script = 'set -eu\ncurl() { command curl --fail-with-body --silent --show-error "$@"; }\n' + commands
         pasted = subprocess.run(

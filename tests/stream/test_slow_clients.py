@@ -184,7 +184,7 @@ async def test_a_stalled_client_does_not_hold_up_the_shutdown(loop: str) -> None
                     server.hub.publish(Channel.TICKS, b'"%s"' % (b"x" * 20_000), key=f"S{number}")
 
             await server.do(flood)
-            assert await asyncio.to_thread(server.stop) < 3
+            assert await asyncio.to_thread(server.stop) < 15  # uvicorn alone would wait for ever
             assert await close_code(client) == 1012
 
 

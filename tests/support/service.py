@@ -161,7 +161,8 @@ class ServiceProcess:
         if self._database:
             from pymongo import MongoClient
 
-            with MongoClient(self.env["MONGODB_URL"]) as client:
+            client: MongoClient[dict[str, Any]] = MongoClient(self.env["MONGODB_URL"])
+            with client:
                 client.drop_database(self._database)
 
     def _tree(self) -> list[psutil.Process]:

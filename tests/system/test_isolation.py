@@ -61,7 +61,9 @@ async def test_another_users_key_cannot_be_revoked(asha: Person, ben: Person, as
 
     assert answer.status_code == 404
     assert (await asha.client.get("/keys/")).json()[0]["revoked_at"] is None
-    assert (await ben.client.get(f"/keys/{ashas['key']}")).json() == {"name": "Secret plan"}  # the key is the credential
+    assert (await ben.client.get(f"/keys/{ashas['key']}")).json() == {
+        "name": "Secret plan"
+    }  # the key is the credential
 
 
 async def test_lists_and_charts_hold_nothing_of_another_user(asha: Person, ben: Person, ashas: dict[str, Any]):
@@ -181,7 +183,7 @@ async def test_names_of_fields_are_checked_too(ben: Person, body: dict[str, Any]
     [
         "contract[$ne]=x",
         "contract[$regex]=.*",
-        "contract={\"$ne\":null}",
+        'contract={"$ne":null}',
         "contract=$ne",
         "strategy_name[$gt]=",
         "strategy_name=.*",
@@ -205,7 +207,9 @@ async def test_no_query_is_an_operator(asha: Person, ben: Person, ashas: dict[st
         assert mine.json() == ([] if literal else [ashas["alert"]])
 
 
-@pytest.mark.parametrize("query", ["trade_type[]=buy&trade_type=x", "trade_type={}", "start=$now", "end=[]", "limit={}"])
+@pytest.mark.parametrize(
+    "query", ["trade_type[]=buy&trade_type=x", "trade_type={}", "start=$now", "end=[]", "limit={}"]
+)
 async def test_wrong_queries_are_422(ben: Person, query: str):
     assert (await ben.client.get(f"/data/?{query}")).status_code == 422
 

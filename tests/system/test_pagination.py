@@ -4,6 +4,7 @@ import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urljoin
 
@@ -38,11 +39,6 @@ async def reader(service: ServiceProcess) -> AsyncIterator[Person]:
         yield person
 
 
-@pytest.fixture(scope="module")
-def everything() -> dict[str, list[dict[str, Any]]]:
-    return {}
-
-
 @pytest_asyncio.fixture
 async def rows(reader: Person) -> list[dict[str, Any]]:
     """All of the reader's alerts, in one page."""
@@ -63,7 +59,7 @@ async def test_one_page_holds_all_newest_first(rows: list[dict[str, Any]]):
     assert {row["quantity"] for row in rows} == {float(n + 1) for n in range(TOTAL)}
 
 
-@pytest.mark.parametrize("limit", [1, 7, 50, 299, 300, 1000])
+@pytest.mark.parametrize("limit", [1, 7, 50, 300, 1000])
 async def test_pages_of_any_size_give_each_once(reader: Person, rows: list[dict[str, Any]], limit: int):
     assert ids(await all_alerts(reader, limit)) == ids(rows)
 
@@ -145,8 +141,6 @@ async def test_bounds_far_away(reader: Person, query: dict[str, str], all_of_the
 
 
 async def test_bounds_mean_moments_in_any_zone(reader: Person, rows: list[dict[str, Any]]):
-    from datetime import datetime, timedelta, timezone
-
     moment = datetime.fromisoformat(rows[150]["created_at"])
     kolkata = moment.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat()
 

@@ -1,0 +1,226 @@
+"""The OpenAPI document is complete, and what it shows works when it is pasted."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from tests.contract.conftest import Account
+from tests.support.people import PASSWORD
+from tests.support.service import ServiceProcess
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+CONTRACT = [
+    ("GET", "/"),
+    ("GET", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/metrics"),
+    ("POST", "/api/v1/auth/register"),
+    ("POST", "/api/auth/register"),
+    ("POST", "/api/v1/auth/signup"),
+    ("POST", "/api/v1/auth/login"),
+    ("POST", "/api/auth/login"),
+    ("POST", "/api/v1/auth/signin"),
+    ("GET", "/api/v1/auth/me"),
+    ("GET", "/api/auth/me"),
+    ("POST", "/api/v1/auth/refresh"),
+    ("POST", "/api/v1/auth/logout"),
+    ("POST", "/alerts/bind_key"),
+    ("GET", "/alerts/strategy_names"),
+    ("GET", "/alerts/rejected"),
+    ("POST", "/alerts/create/{secret_key}"),
+    ("GET", "/keys/"),
+    ("GET", "/keys/{secret_key}"),
+    ("DELETE", "/keys/{key_id}"),
+    ("GET", "/data/"),
+    ("POST", "/data/"),
+    ("POST", "/data/{secret_key}"),
+    ("GET", "/data/{item_id}"),
+    ("PUT", "/data/{item_id}"),
+    ("DELETE", "/data/{item_id}"),
+    ("POST", "/data/chart/filters"),
+]
+"""What clients rely on: it may grow, but nothing may go."""
+PUBLIC = re.compile(r"/|/health.*|/metrics|/api(/v1)?/auth/(register|signup|login|signin|refresh|logout)")
+PROBLEM = "application/problem+json"
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method in METHODS & set(item):
+            yield method.upper(), path, item[method]
+
+
+def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema behind a reference."""
+    while "$ref" in schema:
+        name = schema["$ref"].removeprefix("#/components/schemas/")
+        schema = document["components"]["schemas"][name]
+    return schema
+
+
+def test_nothing_of_the_contract_is_missing(document: dict[str, Any]):
+    assert set(CONTRACT) <= {(method, path) for method, path, _ in operations(document)}
+
+
+def test_every_operation_is_described(document: dict[str, Any]):
+    tags = {tag["name"] for tag in document["tags"]}
+    for method, path, operation in operations(document):
+        where = f"{method} {path}"
+        assert operation.get("summary"), where
+        assert operation.get("description"), where
+        assert operation.get("tags"), where
+        assert set(operation["tags"]) <= tags, f"{where}: a tag that the document does not describe"
+        assert [status for status in operation["responses"] if status.startswith("2")], where
+        for status, response in operation["responses"].items():
+            assert response["description"] not in {"", "Successful Response"} or status.startswith("2"), where
+        for parameter in operation.get("parameters", []):
+            assert parameter["schema"], where
+
+
+def test_operation_ids_are_unique(document: dict[str, Any]):
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"\w+", name) for name in ids)
+
+
+def test_every_error_is_a_problem_document(document: dict[str, Any]):
+    for method, path, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if int(status) < 400 or (path, status) == ("/health", "503"):
+                continue
+            content = response["content"]
+            assert list(content) == [PROBLEM], f"{method} {path} {status}"
+            assert content[PROBLEM]["schema"] == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_security_says_who_needs_a_token(document: dict[str, Any]):
+    for method, path, operation in operations(document):
+        public = PUBLIC.fullmatch(path) or "{secret_key}" in path
+        assert bool(operation.get("security")) != bool(public), f"{method} {path}"
+        assert ("401" in operation["responses"]) >= bool(operation.get("security")), f"{method} {path}"
+    assert set(document["components"]["securitySchemes"]) == {"OAuth2PasswordBearer"}
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]):
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert names <= set(document["components"]["schemas"])
+    assert not {name for name in document["components"]["schemas"] if name.startswith("HTTPValidation")}
+
+
+def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """Every example of a request body: method, path, media type, example."""
+    for method, path, operation in operations(document):
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+            shown = [example["value"] for example in content.get("examples", {}).values()]
+            shown += [content["example"]] if "example" in content else []
+            shown += resolve(document, content.get("schema", {})).get("examples", [])
+            for example in shown:
+                yield method, path, media_type, example
+
+
+def test_every_json_body_has_an_example(document: dict[str, Any]):
+    shown = {(method, path) for method, path, _, _ in bodies(document)}
+    for method, path, operation in operations(document):
+        if "application/json" in operation.get("requestBody", {}).get("content", {}):
+            assert (method, path) in shown, f"{method} {path}"
+
+
+def test_examples_work_when_pasted(target: ServiceProcess, document: dict[str, Any], account: Account):
+    """After a sign-up and with a key bound, every example of a body succeeds where it stands."""
+    sent: list[str] = []
+    made = {"secret_key": account.key, "item_id": account.alert_id, "key_id": account.key_id}
+    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers) as client:
+        # The account of the examples themselves, for the bodies that sign in.
+        registering = next(body for _, path, _, body in bodies(document) if path == "/api/v1/auth/register")
+        assert client.post("/api/v1/auth/register", json=registering).status_code in {201, 409}
+        for method, path, media_type, example in sorted(bodies(document), key=lambda shown: shown[1]):
+            # Examples of making an account repeat one another's address, and tokens cannot be foreseen.
+            body = dict(example) if isinstance(example, dict) else example
+            if path.endswith(("/register", "/signup")):
+                body |= {"email": f"asha{len(sent)}@example.com"} | (
+                    {"username": f"asha{len(sent)}"} if "username" in body else {}
+                )
+            if "refresh_token" in body:
+                login = client.post("/api/v1/auth/login", json={"email": account.email, "password": PASSWORD})
+                body["refresh_token"] = login.json()["refresh_token"]
+            content = urlencode(body) if "form" in media_type else body if isinstance(body, str) else json.dumps(body)
+            headers = {"Content-Type": media_type}
+
+            answer = client.request(method, path.format(**made), content=content, headers=headers)
+
+            assert answer.status_code < 300, f"{method} {path} {body}: {answer.text}"
+            sent.append(path)
+    assert len(set(sent)) >= 12
+
+
+def test_examples_of_answers_have_the_form_of_answers(
+    target: ServiceProcess, document: dict[str, Any], account: Account
+):
+    """What an example of an answer shows is there in a real one."""
+    real = {
+        "Alert": f"/data/{account.alert_id}",
+        "User": "/api/v1/auth/me",
+    }
+    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers) as client:
+        for name, path in real.items():
+            answer = client.get(path).json()
+            for example in document["components"]["schemas"][name]["examples"]:
+                assert set(example) <= set(answer), name
+            for required in document["components"]["schemas"][name]["required"]:
+                assert required in answer, name
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/none", 404),
+        ("POST", "/none", 404),
+        ("DELETE", "/data/", 405),
+        ("PATCH", "/api/v1/auth/login", 405),
+        ("POST", "/data/" + "k" * 43, 404),
+        ("GET", "/data/", 401),
+        ("GET", "/keys/?limit=0", 401),
+        ("POST", "/api/v1/auth/login", 422),
+        ("GET", "/static/none.js", 404),
+    ],
+)
+def test_every_error_has_the_one_form(target: ServiceProcess, method: str, path: str, status: int):
+    answer = httpx.request(method, target.url + path, headers={"X-Request-ID": "sane-1.2_3"}, timeout=10)
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == PROBLEM
+    assert answer.headers["X-Request-ID"] == "sane-1.2_3"
+    problem = answer.json()
+    assert {"type", "title", "status", "detail", "instance", "request_id"} <= set(problem)
+    assert problem["status"] == status
+    assert problem["request_id"] == "sane-1.2_3"
+    assert isinstance(problem["detail"], str)
+    assert len(problem["detail"]) > 10
+    assert ("errors" in problem) == (status == 422)
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "x" * 41, "é", "<script>", '"', "a;b"])
+def test_an_insane_request_id_is_replaced(target: ServiceProcess, sent: str):
+    headers = {"X-Request-ID": sent.encode("latin-1")}
+    answer = httpx.get(f"{target.url}/none", headers=headers, timeout=10)  # type: ignore[arg-type]  # bytes are fine
+
+    assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-ID"])
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+
+
+def test_methods_that_a_path_does_not_take_are_told(target: ServiceProcess, document: dict[str, Any]):
+    """RFC 9110, section 15.5.6: `Allow` lists what the path does take, also where several operations share it."""
+    by_shape: dict[str, set[str]] = {}
+    for method, path, _ in operations(document):
+        by_shape.setdefault(re.sub(r"\{\w+\}", "x", path), set()).add(method)
+    for path, methods in by_shape.items():
+        answer = httpx.request("TRACE", target.url + path, timeout=10)
+        allowed = {name.strip() for name in answer.headers["Allow"].split(",")}
+        assert answer.status_code == 405, path
+        assert allowed - {"HEAD", "OPTIONS"} == methods, path

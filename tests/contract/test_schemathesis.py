@@ -1,0 +1,64 @@
+"""The running service against its own OpenAPI document: some two thousand generated requests, valid and not.
+
+schemathesis runs as its own program, which is its stable interface (its pytest plugin lags behind pytest). It tries the
+document's examples, the bounds of every parameter, missing ones, undocumented methods, random input, and sequences of
+requests that use one another's answers.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.conftest import Account
+from tests.support.service import ServiceProcess
+
+EXAMPLES = 15
+"""Random cases for each operation, beside the listed ones."""
+LEFT_OUT = ",".join(
+    [
+        # Rules that JSON Schema cannot express make some input wrong that the document allows: start before end, a
+        # picture's format where the image extra is missing, text that is JSON.
+        "positive_data_acceptance",
+        # It takes `/data/{item_id}` and `/data/{secret_key}` for two paths; test_openapi.py looks at `Allow` instead.
+        "allow_header_conformance",
+    ]
+)
+
+
+def run(service: ServiceProcess, folder: Path, config: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run schemathesis on `service`, in an empty folder, with these options."""
+    (folder / "schemathesis.toml").write_text(config)
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", *options]
+    command += ["--checks", "all", "--exclude-checks", LEFT_OUT, "--max-examples", str(EXAMPLES)]
+    command += ["--generation-deterministic", "--no-shrink", "--continue-on-failure", "--no-color"]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, "CI": ""}
+    )
+
+
+def check(done: subprocess.CompletedProcess[str], service: ServiceProcess) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"level":"error"' not in service.log_text()
+    assert service.health()["status"] == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_with_a_token(target: ServiceProcess, account: Account, tmp_path: Path):
+    config = f'[parameters]\nsecret_key = "{account.key}"\n'
+    header = f"Authorization: {account.headers['Authorization']}"
+
+    done = run(target, tmp_path, config, "--header", header, "--phases", "examples,coverage,fuzzing,stateful")
+
+    check(done, target)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_without_a_token(target: ServiceProcess, tmp_path: Path):
+    done = run(target, tmp_path, "", "--phases", "examples,coverage,fuzzing")
+
+    check(done, target)
