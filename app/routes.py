@@ -30,4 +30,4 @@ def include_routes(app: FastAPI) -> None:
 def limits_its_own_body(scope: Scope) -> bool:
     """The webhook reads its body by itself: what it refuses is recorded with its first KiB."""
     path: str = scope["path"]
-    return key_in_path(path.removeprefix(scope.get("root_path", ""))) is not None
+    return scope["method"] == "POST" and key_in_path(path.removeprefix(scope.get("root_path", ""))) is not None

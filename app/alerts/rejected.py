@@ -173,7 +173,7 @@ class _Flood:
         return True
 
     def take(self) -> tuple[int, dict[str, Any] | None]:
-        """How many refusals the next row stands for beside its own, and the one owed: both are settled with that row."""
+        """How many refusals the next row stands for beside its own, and the one owed: that row settles both."""
         taken = self.count, self.owed
         self.count, self.owed = 0, None
         return taken

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pymongo.errors import PyMongoError
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -116,6 +117,8 @@ class WebhookLane:
             response = domain_response(scope, error)
         except PyMongoError as error:
             response = database_response(scope, error)
+        except ClientDisconnect:
+            return  # the sender broke off in the middle of the body: nobody is left to answer
         await response(scope, receive, send)
 
 

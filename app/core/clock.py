@@ -1,7 +1,7 @@
 """The one source of time, so that tests own it and no feature asks the system clock by itself."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -28,14 +28,17 @@ class SystemClock:
         return time.monotonic()
 
 
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
 def to_micros(moment: datetime) -> int:
     """Microseconds since the Unix epoch of an aware `moment`."""
-    return round(moment.timestamp() * 1_000_000)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def from_micros(micros: int) -> datetime:
     """The aware UTC moment `micros` microseconds after the Unix epoch."""
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+    return _EPOCH + micros * _MICROSECOND
 
 
 class Sequence:

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +34,10 @@ _HEADERS = (
 
 
 class RequestContextMiddleware:
-    """Gives each request an id, answers unforeseen errors, logs and counts what happened."""
+    """Gives each request an id, answers unforeseen errors, logs and counts what happened.
+
+    HEAD is answered wherever GET is, as RFC 9110 (section 9.1) demands, with the same headers and no body.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, addresses: ClientAddressResolver, hsts: bool) -> None:
         self.app = app
@@ -56,9 +60,13 @@ class RequestContextMiddleware:
         request_id = self._request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         status = 0
+        head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET"} if head else scope
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
                 present = {name for name, _ in message.get("headers", ())}
@@ -71,7 +79,7 @@ class RequestContextMiddleware:
 
         self._metrics.in_progress.inc()
         try:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(inner, receive, send_with_headers)
         except Exception:  # the last line of defence: logged in full, answered without a detail of it
             log.exception("unhandled error", request_id=scope["state"]["request_id"], path=scrub_path(scope["path"]))
             if status:
@@ -81,7 +89,7 @@ class RequestContextMiddleware:
             await answer(scope, receive, send_with_headers)
         finally:
             self._metrics.in_progress.dec()
-            self._record(scope, status, time.perf_counter() - began)
+            self._record(scope, inner.get("route"), status, time.perf_counter() - began)
 
     def _request_id(self, scope: Scope) -> bytes:
         for name, value in scope["headers"]:
@@ -89,8 +97,8 @@ class RequestContextMiddleware:
                 return bytes(value)
         return b"%s-%x" % (self._process, next(self._numbers))
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
+    def _record(self, scope: Scope, matched: Any, status: int, seconds: float) -> None:
+        route = getattr(matched, "path", None) or "unmatched"
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         counters = self._counters.get((method, route, status))
         if counters is None:

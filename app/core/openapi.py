@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from app.core.problem import Problem
 
 TAGS = [
-    {"name": "System", "description": "What runs here and how it is."},
     {"name": "Accounts", "description": "Sign up, sign in, refresh, sign out. Tokens are bearer tokens."},
     {
         "name": "Strategies and keys",
@@ -21,6 +20,7 @@ TAGS = [
         "description": "Where TradingView posts to. Possession of the key in the path is the credential.",
     },
     {"name": "Alerts", "description": "What arrived: list, read, correct, delete, chart."},
+    {"name": "System", "description": "What runs here and how it is."},
 ]
 
 DESCRIPTION = """
@@ -29,9 +29,15 @@ A trading backend of your own: TradingView alerts in, stored durably, streamed a
 **Start here**: sign up at `POST /api/v1/auth/signup`, press *Authorize* and sign in, bind a key at
 `POST /alerts/bind_key`, and give the `webhook_url` of its answer to TradingView.
 
-**Live events**: `WS /ws`. Send `{"action": "auth", "token": "<access token>"}`, then
-`{"action": "subscribe", "channel": "alerts"}`. Messages are `{"type", "channel", "seq", "ts", "data"}`; after a
-reconnection add `"since": <last seq>` and what was missed comes first (deduplicate by `data.id`).
+**Live events** come over `WS /ws`. Send
+
+```
+{"action": "auth", "token": "<access token>"}
+{"action": "subscribe", "channel": "alerts"}
+```
+
+and messages arrive as `{"type", "channel", "seq", "ts", "data"}`. After a reconnection subscribe with
+`"since": <last seq>`: what was missed comes first (it may repeat; tell repeats by `data.id`).
 
 **Errors** are RFC 9457 `application/problem+json`. **Lists** are newest first; `X-Next-Cursor` (and `Link`) lead to
 the next page. **Times** are UTC, ISO 8601.

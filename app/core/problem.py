@@ -12,6 +12,7 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from app.core.errors import (
@@ -32,6 +33,7 @@ from app.core.redaction import scrub_path
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _BY_STATUS: dict[int, type[DomainError]] = {
     error.status: error
     for error in (
@@ -168,14 +170,28 @@ async def _http(request: Request, error: Exception) -> Response:
         405: f"This path does not take {request.method}.",
     }
     known = _BY_STATUS.get(error.status_code)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
     return problem_response(
         request.scope,
         error.status_code,
         details.get(error.status_code, str(error.detail)),
         title=known.title if known else str(error.detail),
         slug=known.slug if known else f"http-{error.status_code}",
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _allowed(request: Request) -> str:
+    """The methods that the request's path takes. A router tells those of one route only, and several share a path."""
+    taken = [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    # core.middleware answers HEAD wherever there is GET.
+    return ", ".join([*taken, "HEAD"] if "GET" in taken else taken)
 
 
 def database_response(scope: Scope, error: PyMongoError) -> Response:

@@ -107,9 +107,11 @@ async def all_alerts(person: Person, limit: int = 500, **filters: Any) -> list[d
         answer = await person.client.get("/data/", params=query)
         assert answer.status_code == 200, answer.text
         rows += answer.json()
-        cursor = answer.headers.get("X-Next-Cursor")
-        if cursor is None:
+        following = answer.headers.get("X-Next-Cursor")
+        if following is None:
             return rows
+        assert following != cursor, "this page leads to itself"
+        cursor = following
 
 
 async def check_kept(person: Person, senders: Senders) -> None:

@@ -87,7 +87,7 @@ async def test_pages_hold_while_alerts_arrive(service: ServiceProcess, limit: in
         assert [row["seq"] for row in read] == sorted((row["seq"] for row in read), reverse=True)
 
 
-@pytest.mark.parametrize("limit", [3, 1000])
+@pytest.mark.parametrize("limit", [20, 1000])
 @pytest.mark.parametrize(
     "filters",
     [

@@ -352,9 +352,10 @@ def test_the_database_has_no_secret(exercise: Exercise):
 @pytest.mark.parametrize(("log_format", "log_level"), [("json", "DEBUG"), ("console", "INFO")])
 def test_the_databases_password_is_not_shown_when_it_cannot_be_reached(tmp_path: Path, log_format: str, log_level: str):
     passwords = {"MONGODB_URL": _marked("p@ss/w:rd"), "REDIS_URL": _marked("redis")}
+    in_url = quote(passwords["MONGODB_URL"], safe="")
     service = ServiceProcess(
         tmp_path / "service",
-        MONGODB_URL=f"mongodb://arrow:{quote(passwords['MONGODB_URL'], safe='')}@127.0.0.1:{free_port()}/?authSource=admin",
+        MONGODB_URL=f"mongodb://arrow:{in_url}@127.0.0.1:{free_port()}/?authSource=admin",
         REDIS_URL=f"redis://:{passwords['REDIS_URL']}@127.0.0.1:{free_port()}/0",
         LOG_LEVEL=log_level,
         LOG_FORMAT=log_format,
