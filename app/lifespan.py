@@ -62,6 +62,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the services, run the background tasks, and close all in reverse; see `Registry` for what endpoints get."""
     registry: Registry = app.state.registry
     settings = registry.get(Settings)
+    for doubt in settings.doubts():
+        log.warning("doubtful setting", about=doubt)
     async with AsyncExitStack() as stack:
         ground = await _ground_floor(settings, stack)
         _features(registry, settings, ground)
@@ -149,7 +151,7 @@ def _features(registry: Registry, settings: Settings, ground: _Ground) -> None:
     keys = registry.provide(KeyService, KeyService(bus, clock, sequence))
     directory = registry.provide(KeyDirectory, KeyDirectory(bus, clock))
     rejected = registry.provide(RejectedDeliveries, RejectedDeliveries(settings, clock, sequence))
-    ingest = registry.provide(AlertIngest, AlertIngest(settings, bus, clock, sequence, metrics))
+    ingest = registry.provide(AlertIngest, AlertIngest(settings, bus, sequence, metrics))
     registry.provide(Deliveries, Deliveries(settings, directory, ingest, rejected, ground.limiter, metrics))
     alerts = registry.provide(AlertService, AlertService(settings, keys, ingest, bus, clock))
     registry.provide(AlertCharts, AlertCharts(alerts, ground.cache, FigureImages(), bus))

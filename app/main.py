@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__
-from app.core.client_address import ClientAddressResolver
+from app.core.client_address import ClientAddressResolver, note_peer
 from app.core.deps import Registry
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
@@ -24,10 +25,33 @@ if TYPE_CHECKING:
     app: FastAPI
 
 
+EXPOSED_HEADERS = [
+    "X-Request-ID",
+    "X-Next-Cursor",
+    "Link",
+    "Location",
+    "ETag",
+    "Retry-After",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+]
+"""What scripts of other origins may read of an answer."""
+
+
+class Application(FastAPI):
+    """FastAPI that notes the connection's true peer before any layer can rewrite it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        note_peer(scope, send)
+        await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The application for `settings`; what it needs while it runs is made by `app.lifespan`."""
     configure_logging(settings)
-    application = FastAPI(
+    application = Application(
         title=settings.app_name,
         version=__version__,
         summary="Self-hosted trading backend",
@@ -57,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_credentials="*" not in settings.allowed_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "X-Next-Cursor", "Link", "Retry-After", "ETag"],
+            expose_headers=EXPOSED_HEADERS,
             max_age=600,
         )
     application.add_middleware(RequestContextMiddleware, metrics=metrics, addresses=addresses, hsts=settings.production)

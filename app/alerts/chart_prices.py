@@ -11,7 +11,7 @@ from app.core.figures import Figure, LegendPlace, amount, axis_time, legend_at, 
 def price_chart(view: View) -> Figure:
     """Each contract's alert prices over time, with a marker for each alert."""
     panels = _panels(view)
-    layout = view.layout(beside_from=4)
+    layout = view.layout(beside_from=2)
     data: list[dict[str, Any]] = []
     for contract in view.contracts:
         data += _price_traces(view, contract, panels.index(contract) if panels else 0, named=not panels)
@@ -26,16 +26,17 @@ def price_chart(view: View) -> Figure:
     else:
         several_scales = len(view.contracts) > 1 and _spread(view) > 20
         layout["yaxis"] = value_axis(view.theme, "Price (log scale)" if several_scales else "Price")
-        layout["yaxis"]["type"] = "log" if several_scales else "linear"
+        # Ten labels a decade would lie on one another.
+        layout["yaxis"] |= {"type": "log", "nticks": 5} if several_scales else {"type": "linear"}
     return {"data": data, "layout": layout}
 
 
 def _lay_panels(view: View, panels: Sequence[str], layout: dict[str, Any]) -> None:
     """One panel under another, on one time axis, each with its contract's name."""
-    gap = 0.05
-    height = (1 - gap * (len(panels) - 1)) / len(panels)
+    gap = 0.06  # above each panel, for its name
+    height = 1 / len(panels) - gap
     for index, contract in enumerate(panels):
-        top = 1 - index * (height + gap)
+        top = 1 - gap - index * (height + gap)
         axis = value_axis(view.theme, "") | {"domain": [max(0, top - height), top], "nticks": 6}
         layout[f"yaxis{index + 1 if index else ''}"] = axis
         layout["annotations"].append(

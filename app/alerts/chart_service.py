@@ -20,6 +20,9 @@ from app.core.pagination import PageRequest
 MAX_POINTS = 5000
 """Alerts that one chart draws: the newest ones."""
 CACHE_SECONDS = 30
+_DRAWN = dict.fromkeys(
+    ("seq", "created_at", "contract", "trade_type", "quantity", "price", "strategy_name", "comment"), 1
+)
 
 
 class ChartFormat(StrEnum):
@@ -53,9 +56,10 @@ class AlertCharts:
         encoded = await self._figure(user_id, request, theme)
         if format_ is ChartFormat.JSON:
             return Response(encoded, media_type="application/json")
-        figure = json.loads(encoded)
+        figure = await asyncio.to_thread(json.loads, encoded)
         if format_ is ChartFormat.HTML:
-            page, policy = figure_page(figure, f"Alerts: {request.chart_type}", base_url=base_url)
+            title = f"Alerts: {request.chart_type}"
+            page, policy = await asyncio.to_thread(figure_page, figure, title, base_url=base_url)
             return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
         image = ImageFormat(format_)
         return Response(await self._images.render(figure, image), media_type=image.media_type)
@@ -72,7 +76,7 @@ class AlertCharts:
 
     async def _points(self, user_id: PydanticObjectId, filters: AlertFilters) -> tuple[list[ChartPoint], bool]:
         newest: list[ChartPoint] = []
-        async for row in self._alerts.rows(user_id, filters, PageRequest(1000)):
+        async for row in self._alerts.rows(user_id, filters, PageRequest(1000), _DRAWN):
             if len(newest) == MAX_POINTS:
                 return newest[::-1], True
             newest.append(_point(row))

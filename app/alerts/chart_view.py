@@ -35,7 +35,7 @@ class ChartType(StrEnum):
 
 
 class ChartPoint(NamedTuple):
-    """What a chart needs of an alert. `time` is aware; `trade_type` one of the seven, in lower case."""
+    """What a chart needs of an alert. `time`: when it arrived, aware; `trade_type`: one of the seven, in lower case."""
 
     time: datetime
     contract: str
@@ -65,6 +65,8 @@ MARKS: Final = {
     "short_exit": Mark("Short exit", "x", "up"),
 }
 MOST_CONTRACTS: Final = 40
+TIME_TITLE: Final = "Time of arrival"
+"""What the time axis shows: when an alert arrived (`created_at`), not the time that it names (`alert_time`)."""
 TITLES: Final = {
     ChartType.PRICE: "Alert prices",
     ChartType.VOLUME: "Traded quantity",
@@ -126,13 +128,13 @@ class View:
 
     @property
     def subtitle(self) -> str:
-        """Whose alerts, how many, from when to when."""
+        """Whose alerts, how many, and when they arrived."""
         count = len(self.points)
         strategies = {point.strategy_name for point in self.points}
         whose = plain(next(iter(strategies)), 60) if len(strategies) == 1 else f"{len(strategies)} strategies"
         moments = [point.time for point in self.points]
         alerts = "1 alert" if count == 1 else f"{'the newest ' if self.truncated else ''}{count:,} alerts"
-        return f"{whose}  ·  {alerts}  ·  {time_span(min(moments), max(moments))}"
+        return f"{whose}  ·  {alerts}  ·  arrived {time_span(min(moments), max(moments))}"
 
     def style(self, contract: str) -> dict[str, str]:
         """Colour and dash of a contract's line."""
@@ -158,4 +160,4 @@ class View:
     def time_axis(self) -> dict[str, Any]:
         """The axis from the first alert to the last."""
         moments = [point.time for point in self.points]
-        return time_axis(self.theme, min(moments), max(moments), breaks=quiet_hours(moments))
+        return time_axis(self.theme, min(moments), max(moments), title=TIME_TITLE, breaks=quiet_hours(moments))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.alerts.chart_prices import price_chart
 from app.alerts.chart_series import Series, position_series, profit_series, volume_bars
-from app.alerts.chart_view import MARKS, TITLES, ChartPoint, ChartType, View
+from app.alerts.chart_view import MARKS, TIME_TITLE, TITLES, ChartPoint, ChartType, View
 from app.core.figures import (
     Figure,
     Theme,
@@ -51,7 +51,9 @@ def _volume(view: View) -> Figure:
     layout |= {
         "barmode": "stack",
         "hovermode": "closest",
-        "xaxis": time_axis(view.theme, bars.first, bars.last, breaks=bars.breaks, period_labels=bars.days),
+        "xaxis": time_axis(
+            view.theme, bars.first, bars.last, title=TIME_TITLE, breaks=bars.breaks, period_labels=bars.days
+        ),
         "yaxis": value_axis(view.theme, f"Quantity per {bars.bucket}") | {"rangemode": "tozero"},
     }
     data = [

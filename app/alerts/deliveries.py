@@ -6,7 +6,7 @@ from app.alerts.ingest import AlertIngest, repeat_digest
 from app.alerts.keys import ActiveKey, KeyDirectory
 from app.alerts.parse import parse_delivery
 from app.alerts.rejected import FIRST_KIB, RejectedDeliveries
-from app.core.client_address import parse_address, within
+from app.core.client_address import network_of, parse_address, within
 from app.core.errors import (
     DomainError,
     FieldError,
@@ -67,7 +67,7 @@ class Deliveries:
         key = await self._keys.resolve(delivery.secret_key)
         if key is None:
             # Only wrong keys count, so TradingView's few addresses never shut out a right one.
-            await self._limiter.hit("unknown key", delivery.address, self._per_address)
+            await self._limiter.hit("unknown key", network_of(delivery.address), self._per_address)
             raise NotFoundError("There is no such key.")
         try:
             await self._check(delivery, key)
@@ -75,6 +75,10 @@ class Deliveries:
         except DomainError as error:
             self._refused()
             await self._record(delivery, key, error)
+            raise
+        except Exception:  # a defect of ours must not swallow what a trader's strategy said
+            self._refused()
+            await self._record(delivery, key, InvalidInputError("Arrow failed to read this delivery; it was logged."))
             raise
         row = self._ingest.draft(
             fields,
@@ -92,7 +96,9 @@ class Deliveries:
 
     async def _check(self, delivery: Delivery, key: ActiveKey) -> None:
         if self._allowed and not within(parse_address(delivery.address), self._allowed):
-            raise ForbiddenError("Deliveries are not taken from this address (WEBHOOK_ALLOWED_IPS).")
+            raise ForbiddenError(
+                f"{delivery.address} is not in WEBHOOK_ALLOWED_IPS; if that is your proxy, name it in TRUSTED_PROXIES."
+            )
         await self._limiter.hit("webhook", key.digest, self._per_key)
         if delivery.size > self.max_body_bytes:
             raise PayloadTooLargeError(f"The body may have at most {self.max_body_bytes // 1024} KiB.")

@@ -17,7 +17,7 @@ from app.alerts.models import AlertDocument
 from app.alerts.schemas import AlertFields
 from app.core.bson_codec import exact_rows
 from app.core.bus import Bus
-from app.core.clock import Clock, Sequence
+from app.core.clock import Sequence, from_micros
 from app.core.errors import UnavailableError
 from app.core.events import AlertStored
 from app.core.group_commit import DuplicateRowError, GroupCommit
@@ -122,9 +122,8 @@ def alert_rows() -> AsyncCollection[Row]:
 class AlertIngest:
     """Stores alerts durably, each event once, and announces them."""
 
-    def __init__(self, settings: Settings, bus: Bus, clock: Clock, sequence: Sequence, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, bus: Bus, sequence: Sequence, metrics: Metrics) -> None:
         self._bus = bus
-        self._clock = clock
         self._sequence = sequence
         self._window = timedelta(seconds=settings.alert_dedup_seconds)
         collection = alert_rows()
@@ -145,7 +144,9 @@ class AlertIngest:
         dedup: str | None = None,
     ) -> Row:
         """The row of a new alert."""
-        now = self._clock.now()
+        seq = self._sequence.next()
+        # The same moment, to the millisecond: `start` and `end` compare `seq`, clients see `created_at`.
+        now = from_micros(seq - seq % 1000)
         row: Row = {
             "_id": PydanticObjectId(),
             "schema_version": 1,
@@ -154,7 +155,7 @@ class AlertIngest:
             "strategy_name": strategy_name,
             **alert_values(fields),
             "source": source,
-            "seq": self._sequence.next(),
+            "seq": seq,
             "created_at": now,
             "updated_at": now,
         }
@@ -183,7 +184,7 @@ class AlertIngest:
                     # Our own write arrived although its acknowledgement was lost.
                     self._announce(row, body)
                     return body, True
-                if row["created_at"] - first["created_at"] < window:
+                if abs(row["created_at"] - first["created_at"]) < window:  # the clock may have been set back
                     return self._repeated(first, row), False
                 await self._release(first)
             else:

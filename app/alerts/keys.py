@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from beanie import PydanticObjectId
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
@@ -19,7 +19,7 @@ from app.alerts.models import KeyDocument, StrategyDocument
 from app.alerts.schemas import BoundKey, KeyInfo
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
-from app.core.errors import ConflictError, NotFoundError
+from app.core.errors import ConflictError, NotFoundError, UnavailableError
 from app.core.events import KeyChanged, PeersChanged
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 
@@ -29,6 +29,13 @@ log = structlog.get_logger(__name__)
 _KEY_FORM = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
 MAX_STRATEGIES, MAX_KEYS = 200, 1000
 _PREFIX_LENGTH = 6
+MAX_WANTED = 1000
+"""Keys that may wait to be looked up: a flood of wrong ones must not delay the right ones for long."""
+
+
+def looks_like_key(text: str) -> bool:
+    """Whether `text` has the form of a key."""
+    return _KEY_FORM(text) is not None
 
 
 def key_digest(secret_key: str) -> str:
@@ -57,7 +64,8 @@ class KeyDirectory:
     def __init__(self, bus: Bus, clock: Clock, *, max_keys: int = 10_000) -> None:
         self._bus = bus
         self._clock = clock
-        self._known: LRUCache[str, ActiveKey] = LRUCache(max_keys)
+        # Revocations empty it at once; the short life is for the one that got lost all the same.
+        self._known: TTLCache[str, ActiveKey] = TTLCache(max_keys, ttl=15)
         # Unknown keys are remembered briefly, so that a sender with a wrong key does not cost a query each time.
         self._unknown: TTLCache[str, bool] = TTLCache(max_keys, ttl=5)
         self._generation = 0
@@ -79,7 +87,7 @@ class KeyDirectory:
 
     async def resolve(self, secret_key: str) -> ActiveKey | None:
         """The active key behind `secret_key`, or None; notes that it was used."""
-        if not _KEY_FORM(secret_key):
+        if not looks_like_key(secret_key):
             return None
         digest = key_digest(secret_key)
         key = None
@@ -107,41 +115,39 @@ class KeyDirectory:
     async def _look_up(self, digest: str) -> ActiveKey | None:
         future = self._wanted.get(digest)
         if future is None:
+            if len(self._wanted) >= MAX_WANTED:
+                raise UnavailableError("Too many keys are being looked up; try again shortly.", retry_after=1)
             future = self._wanted[digest] = asyncio.get_running_loop().create_future()
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look_up_wanted(), name="key look-up")
         return await asyncio.shield(future)
 
     async def _look_up_wanted(self) -> None:
-        """Ask for the keys that are wanted now, then for those that came meanwhile: a flood has one query under way."""
+        """Ask for the wanted keys one after the other, by the unique index: a flood has one query under way."""
         try:
             while self._wanted:
-                wanted, self._wanted = self._wanted, {}
+                digest = next(iter(self._wanted))
                 generation = self._generation
                 try:
-                    found = await self._find(list(wanted))
+                    key = await self._find(digest)
                 except Exception as error:  # noqa: BLE001 (everyone who waits must hear of it)
-                    for future in wanted.values():
-                        future.set_exception(error)
-                        future.exception()  # a caller that has gone away is no unretrieved error
+                    future = self._wanted.pop(digest)
+                    future.set_exception(error)
+                    future.exception()  # a caller that has gone away is no unretrieved error
                     continue
-                for digest, future in wanted.items():
-                    key = found.get(digest)
-                    # A change that came while the query ran may have made its answer old.
-                    if generation == self._generation:
-                        if key is None:
-                            self._unknown[digest] = True
-                        else:
-                            self._known[digest] = key
-                    future.set_result(key)
+                # A change that came while the query ran may have made its answer old.
+                if generation == self._generation:
+                    if key is None:
+                        self._unknown[digest] = True
+                    else:
+                        self._known[digest] = key
+                self._wanted.pop(digest).set_result(key)
         finally:
             self._looking = None
 
-    async def _find(self, digests: list[str]) -> dict[str, ActiveKey]:
-        keys = KeyDocument.get_pymongo_collection()
-        # One after the other, each by the unique index: an `$in` would not use it on the embedded database.
-        rows = [await keys.find_one({"digest": digest}) for digest in digests]
-        return {row["digest"]: _active(row) for row in rows if row is not None and row.get("revoked_at") is None}
+    async def _find(self, digest: str) -> ActiveKey | None:
+        row = await KeyDocument.get_pymongo_collection().find_one({"digest": digest})
+        return _active(row) if row is not None and row.get("revoked_at") is None else None
 
     async def save_last_used(self) -> None:
         """Write when keys were last used, in one go; the periodic task and the shutdown call this."""

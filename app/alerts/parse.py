@@ -17,6 +17,13 @@ MAX_NAMES = 500
 MAX_NUMBER_CHARS = 400
 # Line breaks and tabs are fine in what is merely kept.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_NO_VALUE = "TradingView leaves NaN, or the placeholder itself, where it has no value"
+_NOT_A_VALUE = {
+    "decimal_parsing": "a number",
+    "finite_number": "a number",
+    "datetime_parsing": "a time",
+    "datetime_from_date_parsing": "a time",
+}
 _OUT_OF_RANGE = Decimal("Infinity")
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _HINT = (
@@ -37,13 +44,22 @@ def parse_delivery(body: bytes) -> tuple[WebhookAlert, str | None]:
         alert = WebhookAlert.model_validate(content)
     except ValidationError as error:
         errors = field_errors(error.errors(include_url=False, include_input=False, include_context=False))
-        errors = [FieldError(("body", *problem.loc), problem.msg, problem.type) for problem in errors]
+        errors = [FieldError(("body", *problem.loc), _explain(problem, content), problem.type) for problem in errors]
         raise InvalidInputError(summary(errors), errors) from None
     extra = alert.model_extra
     if not extra:
         return alert, None
     _check_extra(extra)
     return alert, _encode(extra).decode()
+
+
+def _explain(problem: FieldError, content: dict[str, Any]) -> str:
+    """What TradingView's user can do about it; pydantic's own words where they say it already."""
+    if problem.type not in _NOT_A_VALUE:
+        return problem.msg
+    value = str(content.get(str(problem.loc[0]), ""))[:40]
+    shown = "".join(char if char.isprintable() else "�" for char in value)
+    return f'"{shown}" is not {_NOT_A_VALUE[problem.type]}; {_NO_VALUE}'
 
 
 def _decode(body: bytes) -> Any:
@@ -83,7 +99,7 @@ def _check_extra(extra: dict[str, Any]) -> None:
     while open_:
         loc, value, depth = open_.pop()
         if isinstance(value, Decimal) and not value.is_finite():
-            _fail(loc, "Input should be a finite number", "finite_number")
+            _fail(loc, f"{value} is not a number; {_NO_VALUE}", "finite_number")
         elif isinstance(value, str):
             if _UNSAFE.search(value):
                 _fail(loc, "Control characters are not allowed", "control_character")

@@ -5,11 +5,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Errors
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import structlog
 from beanie import PydanticObjectId
+from pymongo.errors import PyMongoError
 
 from app.alerts.keys import ActiveKey
 from app.alerts.models import RejectedDocument
@@ -97,7 +99,8 @@ class RejectedDeliveries:
         self._since_trim[strategy] += 1
         if self._since_trim[strategy] >= self._trim_every or self._since_trim[strategy] == 1:
             self._since_trim[strategy] = 1
-            await self._trim(strategy)
+            with suppress(PyMongoError):  # the row is stored; the next one trims
+                await self._trim(strategy)
 
     async def _trim(self, strategy: PydanticObjectId) -> None:
         collection = RejectedDocument.get_pymongo_collection()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from app.alerts.chart_service import AlertCharts, ChartFormat
 from app.alerts.ingest import alerts_json
-from app.alerts.keys import KeyDirectory, KeyService
+from app.alerts.keys import KeyDirectory, KeyService, looks_like_key
 from app.alerts.rejected import RejectedDeliveries
 from app.alerts.schemas import (
     Alert,
@@ -29,7 +29,7 @@ from app.alerts.schemas import (
 )
 from app.alerts.service import AlertService
 from app.core.deps import CurrentUser, PublicLimit, provided
-from app.core.errors import FieldError, InvalidInputError
+from app.core.errors import FieldError, InvalidInputError, NotFoundError
 from app.core.figures import Theme
 from app.core.pagination import PageRequest, page_request
 from app.core.problem import field_errors, problem_responses, summary
@@ -203,11 +203,18 @@ async def create_alert(
     return json_response(content, 201 if new else 200)
 
 
+async def _not_a_webhook(item_id: ItemId) -> None:
+    """Everybody opens a new webhook address in a browser first: say what it is for, whether or not the key is right."""
+    if looks_like_key(item_id):
+        raise NotFoundError("If this is a webhook address: it takes POST, and needs no token.")
+
+
 @router.get(
     "/data/{item_id}",
     tags=ALERTS,
     summary="One alert",
     response_class=Response,
+    dependencies=[Depends(_not_a_webhook)],
     responses={200: {"model": Alert}, **problem_responses(401, 404)},
 )
 async def get_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> Response:
@@ -258,10 +265,11 @@ async def chart(
     request: Request,
     user: CurrentUser,
     charts: Charts,
+    settings: Annotated[Settings, provided(Settings)],
     format_: Annotated[
         ChartFormat, Query(alias="format", description="Pictures need the image extra.")
     ] = ChartFormat.JSON,
     theme: Annotated[Theme, Query()] = Theme.DARK,
 ) -> Response:
-    """The newest alerts that match, drawn: prices with markers, traded volume, counts by type, position, or P&L."""
-    return await charts.render(user.user_id, body, format_, theme, str(request.base_url))
+    """The newest alerts that match, at their time of arrival: prices, volume, counts by type, position, or P&L."""
+    return await charts.render(user.user_id, body, format_, theme, settings.public_base_url or str(request.base_url))

@@ -1,5 +1,6 @@
 """What goes over the wire in this feature."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -33,31 +34,51 @@ def _empty_is_absent(value: Any) -> Any:
 
 
 def _whole_milliseconds_utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    moment = moment.astimezone(UTC)
-    if not 1990 <= moment.year <= 2200:
+    if not 1990 <= moment.year <= 2200:  # before any conversion, which overflows at the ends of the calendar
         raise ValueError("Input should be a time between 1990 and 2200")
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+_SPACE_FOR_PLUS = re.compile(r"(T\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
+_PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
+
+
+def _filled_in(value: Any) -> Any:
+    """A placeholder that TradingView did not replace is a mistake in the message, never a name."""
+    if isinstance(value, str) and (left := _PLACEHOLDER.search(value)):
+        raise ValueError(f"TradingView did not replace {left[0][:60]}; not every placeholder works in every alert")
+    return value
+
+
+def _plus_in_query(value: Any) -> Any:
+    """An unescaped + in a query arrives as a space: `…T09:15:00 05:30` means `…T09:15:00+05:30`."""
+    return _SPACE_FOR_PLUS.sub(r"\1+\2", value) if isinstance(value, str) else value
 
 
 def _number_as_text(value: Any) -> Any:
     """`{{interval}}` and order ids may come without quotes."""
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise ValueError("Input should be a finite number or text")
     return str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
+
+
+def _name(value: Any) -> Any:
+    return _filled_in(_number_as_text(value))
 
 
 def _trimmed(limit: int) -> StringConstraints:
     return StringConstraints(strip_whitespace=True, min_length=1, max_length=limit)
 
 
-ShortText = Annotated[str, _trimmed(32), NoControlCharacters]
-LongText = Annotated[str, _trimmed(1000), NoControlCharacters]
-Interval = Annotated[str, BeforeValidator(_number_as_text), _trimmed(16), NoControlCharacters]
-Identity = Annotated[str, BeforeValidator(_number_as_text), _trimmed(128), NoControlCharacters]
-Moment = Annotated[datetime, AfterValidator(_whole_milliseconds_utc)]
-TradeTypeIn = Annotated[TradeType, BeforeValidator(_lower)]
+ShortText = Annotated[str, _trimmed(32), NoControlCharacters, BeforeValidator(_filled_in)]
+LongText = Annotated[str, _trimmed(1000), NoControlCharacters, BeforeValidator(_number_as_text)]
+Interval = Annotated[str, _trimmed(16), NoControlCharacters, BeforeValidator(_name)]
+Identity = Annotated[str, _trimmed(128), NoControlCharacters, BeforeValidator(_name)]
+Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_whole_milliseconds_utc)]
+TradeTypeIn = Annotated[TradeType, BeforeValidator(_lower), BeforeValidator(_filled_in)]
 StrategyName = Annotated[str, _trimmed(100), NoControlCharacters]
-Contract = Annotated[str, _trimmed(64), NoControlCharacters]
+Contract = Annotated[str, _trimmed(64), NoControlCharacters, BeforeValidator(_filled_in)]
 
 _OPTIONAL = (
     "exchange",

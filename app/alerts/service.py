@@ -1,7 +1,8 @@
 """The use cases around stored alerts: list, read, write by hand, replace, delete, replay."""
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -21,15 +22,16 @@ from app.alerts.keys import KeyService
 from app.alerts.models import StrategyDocument
 from app.alerts.schemas import AlertFilters, AlertInput
 from app.core.bus import Bus
-from app.core.clock import Clock, from_micros
+from app.core.clock import Clock, from_micros, to_micros
 from app.core.errors import FieldError, InvalidInputError, NotFoundError
 from app.core.events import AlertChanged
-from app.core.pagination import Page, PageRequest, newest_first, read_page
+from app.core.pagination import Cursor, Page, PageRequest, newest_first, oldest_first, read_page
 from app.core.settings import Settings
 
 _NO_ALERT = "There is no alert with this id."
-REPLAY_OVERLAP = 2_000_000
-"""Microseconds that a replay reaches back: alerts become visible a little out of order."""
+REPLAY_OVERLAP = 60_000_000
+"""Microseconds that a replay reaches back: an alert may become visible some seconds after it got its number."""
+DAY = 86_400_000_000
 
 
 class AlertService:
@@ -76,7 +78,13 @@ class AlertService:
         """The user's alerts that match, newest first."""
         return await read_page(self.rows(user_id, filters, page), page)
 
-    async def rows(self, user_id: PydanticObjectId, filters: AlertFilters, page: PageRequest) -> AsyncIterator[Row]:
+    async def rows(
+        self,
+        user_id: PydanticObjectId,
+        filters: AlertFilters,
+        page: PageRequest,
+        projection: Mapping[str, int] | None = None,
+    ) -> AsyncIterator[Row]:
         """Rows that match, newest first, for as long as they are asked for."""
         equality: dict[str, Any] = {"user_id": user_id}
         if filters.strategy_name is not None:
@@ -96,6 +104,7 @@ class AlertService:
             clock=self._clock,
             start=filters.start,
             end=filters.end,
+            projection=projection,
         )
         async for row in found:
             yield row
@@ -146,30 +155,40 @@ class AlertService:
         return AlertChanged(user_id=str(user_id), alert_id=str(alert_id), change_id=change_id, deleted=deleted)
 
     async def since(self, user_id: str, seq: int, limit: int) -> list[tuple[int, bytes]]:
-        """The user's alerts stored after `seq`, oldest first, at most `limit + 1`, as (seq, JSON): for `/ws` resuming.
+        """The oldest `limit` of the user's alerts after `seq`, oldest first, as (seq, JSON): for `/ws` resuming.
 
-        It reaches back a little, since alerts become visible slightly out of order: a repeat is possible, a gap is not.
+        Alerts become visible a little out of order, so it begins with what came shortly before `seq`: a repeat is
+        possible, a gap is not. What comes after `seq` has most of `limit`, so that resuming always gets on.
         """
         account = PydanticObjectId(user_id)
-        earliest = max(0, min(seq, 4_000_000_000_000_000) - REPLAY_OVERLAP)
-        page = PageRequest(limit + 1)
-        newest = newest_first(
+        equality = {"user_id": account}
+        now = to_micros(self._clock.now())
+        seq = max(0, min(seq, now + DAY))
+        again = PageRequest(limit * 2 // 5, Cursor(seq + 1, PydanticObjectId("0" * 24)))
+        before = newest_first(
             alert_rows(),
-            {"user_id": account},
-            page=page,
+            equality,
+            page=again,
             account=account,
             clock=self._clock,
-            start=from_micros(earliest),
+            start=from_micros(max(0, seq - REPLAY_OVERLAP)),
         )
-        found = await read_page(newest, page)
-        return [(row["seq"], alert_json(row)) for row in reversed(found.rows) if row["seq"] >= earliest]
+        rows = (await read_page(before, again)).rows[::-1]
+        begin = max(seq + 1, to_micros(account.generation_time) - DAY)
+        rows += await oldest_first(alert_rows(), equality, low=begin, high=now + DAY, most=limit - len(rows))
+        return [(int(row["seq"]), alert_json(row)) for row in rows]
 
     async def expire(self) -> None:
-        """Delete alerts older than `ALERT_RETENTION_DAYS`, account by account; the periodic job calls this."""
+        """Delete alerts older than `ALERT_RETENTION_DAYS`, a few at a time; the periodic job calls this."""
         if self._retention is None:
             return
-        oldest = int((self._clock.now() - timedelta(days=self._retention)).timestamp() * 1_000_000)
+        oldest = to_micros(self._clock.now() - timedelta(days=self._retention)) - 1
         alerts = alert_rows()
-        accounts = await StrategyDocument.get_pymongo_collection().distinct("user_id")
-        for account in accounts:
-            await alerts.delete_many({"user_id": account, "seq": {"$lt": oldest}})
+        for account in await StrategyDocument.get_pymongo_collection().distinct("user_id"):
+            low = to_micros(account.generation_time) - DAY
+            while rows := await oldest_first(alerts, {"user_id": account}, low=low, high=oldest, most=500):
+                span = {"$gte": rows[0]["seq"], "$lte": rows[-1]["seq"]}
+                await alerts.delete_many({"user_id": account, "seq": span})
+                low = rows[-1]["seq"] + 1
+                self._bus.announce(self._change(account, rows[-1]["_id"], deleted=True))
+                await asyncio.sleep(0.05)  # others get their turn

@@ -1,5 +1,6 @@
 """TradingView's webhook: the hot path, so it reads the request by itself and answers ready-made JSON."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,10 +14,13 @@ from app.alerts.deliveries import Deliveries, Delivery
 from app.alerts.schemas import Alert
 from app.core.client_address import ClientAddressResolver
 from app.core.deps import registry_of
-from app.core.errors import DomainError
+from app.core.errors import DomainError, UnavailableError
 from app.core.problem import database_response, domain_response, problem_responses
 
 router = APIRouter(tags=["Webhook"])
+
+PATIENCE = 2.7
+"""Seconds for one delivery: TradingView gives up after 3, and sends again only what was answered 5xx."""
 
 _PREFIXES = ("/data/", "/alerts/create/")
 
@@ -65,7 +69,11 @@ async def receive_alert(request: Request) -> Response:
     headers = request.headers
     secret_key: str = request.path_params["secret_key"]
     delivery = Delivery(secret_key, body, size, headers.get("content-type"), headers.get("idempotency-key"), address)
-    content, new = await deliveries.accept(delivery)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            content, new = await deliveries.accept(delivery)
+    except TimeoutError:
+        raise UnavailableError("It could not be stored in time; nothing was acknowledged. Try again.") from None
     return Response(content, 201 if new else 200, media_type="application/json")
 
 

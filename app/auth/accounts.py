@@ -74,13 +74,16 @@ class Accounts:
         """The account with this id."""
         return await UserDocument.find_one({"_id": user_id})
 
-    async def verify(self, identifier: str, password: str) -> UserDocument | None:
-        """The account with this (normalised) e-mail or username, if the password is its own.
-
-        An unknown account costs the same time as a wrong password. A hash by an outdated method is replaced.
-        """
+    async def find(self, identifier: str) -> UserDocument | None:
+        """The account with this (normalised) e-mail or username."""
         field = "email" if "@" in identifier else "username"
-        user = await UserDocument.find_one({field: identifier})
+        return await UserDocument.find_one({field: identifier})
+
+    async def verify(self, user: UserDocument | None, password: str) -> UserDocument | None:
+        """The account, if the password is its own.
+
+        No account costs the same time as a wrong password. A hash by an outdated method is replaced.
+        """
         verdict = await self._passwords.verify(password, user.hashed_password if user else None)
         if user is None or not verdict.correct:
             return None

@@ -8,6 +8,7 @@ from app.auth.accounts import Accounts, NewAccount, normalise_identifier
 from app.auth.models import UserDocument
 from app.auth.schemas import RegisterBody, SignupBody, TokenPair, User
 from app.auth.sessions import Client, Sessions
+from app.core.client_address import network_of
 from app.core.errors import ForbiddenError, UnauthorizedError
 from app.core.rate_limit import RateLimiter
 from app.core.settings import Settings
@@ -47,9 +48,13 @@ class AuthService:
         """
         identifier = normalise_identifier(identifier)
         # The address first: who is over that limit must not use up the attempts of somebody else's account.
-        await self._limiter.hit("auth-address", client.address, self._settings.auth_address_rate_limit_per_minute)
-        await self._limiter.hit("auth-account", identifier, self._settings.auth_rate_limit_per_minute)
-        user = await self._accounts.verify(identifier, password)
+        network = network_of(client.address)
+        await self._limiter.hit("auth-address", network, self._settings.auth_address_rate_limit_per_minute)
+        # An account has two names but one limit.
+        found = await self._accounts.find(identifier)
+        account = str(found.id) if found else identifier
+        await self._limiter.hit("auth-account", account, self._settings.auth_rate_limit_per_minute)
+        user = await self._accounts.verify(found, password)
         if user is None:
             raise UnauthorizedError("The e-mail address (or username) and the password do not match an account.")
         if not user.is_active:

@@ -270,7 +270,7 @@ class LoopbackTransport:
             retry = min(retry * 2, LAST_RETRY)
 
     def _failed(self, error: Exception) -> None:
-        self._last_error = f"{type(error).__name__}: {error}"[:300]
+        self._last_error = type(error).__name__
         if self._ready.is_set():
             log.warning("this process is off the event bus, caches are bypassed", reason=str(error))
 

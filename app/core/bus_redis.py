@@ -146,17 +146,18 @@ class RedisTransport:
     async def _run(self, receiver: Receiver) -> None:
         retry = FIRST_RETRY
         while True:
+            reason = ""
             try:
                 await self._session(receiver)
             except (RedisError, OSError, TimeoutError) as error:
-                self._last_error = f"{type(error).__name__}: {error}"[:300]
+                self._last_error, reason = type(error).__name__, str(error)
             except Exception as error:  # whatever it was: without this task the process would be deaf for good
                 log.exception("the event bus failed and is set up anew")
-                self._last_error = type(error).__name__
+                self._last_error, reason = type(error).__name__, str(error)
             if self._up.is_set():
                 self._up.clear()
                 retry = FIRST_RETRY
-                log.warning("redis went away, this process is off the event bus", reason=self._last_error)
+                log.warning("redis went away, this process is off the event bus", error=self._last_error, reason=reason)
                 receiver.peers_changed("redis went away")
             await asyncio.sleep(retry * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, not a secret)
             retry = min(retry * 2, LAST_RETRY)

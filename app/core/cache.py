@@ -8,7 +8,8 @@ from cachetools import LRUCache, TLRUCache
 
 from app.core.redis_link import REDIS_FAILURES, RedisLink
 
-_PREFIX = "arrow:cache"
+MAX_ENTRIES, MAX_BYTES = 256, 64 << 20
+"""What memory holds at most."""
 
 
 class Cache:
@@ -19,10 +20,15 @@ class Cache:
     memory takes over; when it is back, what it still holds is as fresh as the versions say.
     """
 
-    def __init__(self, redis: RedisLink | None = None, *, max_entries: int = 256) -> None:
+    def __init__(self, redis: RedisLink | None = None, prefix: str = "arrow") -> None:
+        """`prefix` begins every key: it tells services (and their databases) apart that share a Redis."""
         self._redis = redis
+        self._prefix = prefix
         self._memory: TLRUCache[str, tuple[bytes, float]] = TLRUCache(
-            max_entries, ttu=lambda _, entry, now: now + entry[1]
+            MAX_BYTES,
+            ttu=lambda _, entry, now: now + entry[1],
+            # A least size for each bounds their number too.
+            getsizeof=lambda entry: max(len(entry[0]), MAX_BYTES // MAX_ENTRIES),
         )
         self._versions: LRUCache[str, str] = LRUCache(100_000)
         self._making: dict[str, asyncio.Task[bytes]] = {}
@@ -43,7 +49,7 @@ class Cache:
 
         Concurrent calls for one key share one `make()`; its exception reaches all of them and is not kept.
         """
-        full_key = f"{_PREFIX}:{group}:{self._versions.get(group, self._unversioned)}:{key}"
+        full_key = f"{self._prefix}:cache:{group}:{self._versions.get(group, self._unversioned)}:{key}"
         entry = self._memory.get(full_key)
         if entry is not None:
             return entry[0]
@@ -77,5 +83,7 @@ class Cache:
                     await redis.client.set(key, value, ex=ttl)
                 except REDIS_FAILURES as error:
                     redis.failed(error)
-        self._memory[key] = (value, left)
+        # A giant would push out everybody else.
+        if len(value) <= MAX_BYTES // 4:
+            self._memory[key] = (value, left)
         return value

@@ -61,6 +61,8 @@ class Database:
             "journal": True,
             "retryWrites": True,
             "retryReads": True,
+            # A lagging secondary would bring revoked keys back to life.
+            "readPreference": "primary",
             "connectTimeoutMS": 3000,
             "serverSelectionTimeoutMS": 2500,
             "socketTimeoutMS": 20_000,

@@ -6,7 +6,7 @@ from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
 from starlette.requests import HTTPConnection, Request
 
-from app.core.client_address import ClientAddressResolver
+from app.core.client_address import ClientAddressResolver, network_of
 from app.core.errors import UnauthorizedError
 from app.core.rate_limit import RateLimiter
 from app.core.security import Authenticator, Principal
@@ -64,7 +64,7 @@ async def _public_limit(
     limiter: Annotated[RateLimiter, provided(RateLimiter)],
     settings: Annotated[Settings, provided(Settings)],
 ) -> None:
-    await limiter.hit("public", address, settings.rate_limit_per_minute)
+    await limiter.hit("public", network_of(address), settings.rate_limit_per_minute)
 
 
 PublicLimit = Depends(_public_limit)
@@ -73,7 +73,7 @@ PublicLimit = Depends(_public_limit)
 _bearer = OAuth2PasswordBearer(
     tokenUrl="api/v1/auth/signin",
     auto_error=False,
-    description="Sign in with e-mail (or username) and password, or paste an access token.",
+    description="Sign in with your e-mail address (or username) and password; leave the rest empty.",
 )
 
 
@@ -91,7 +91,7 @@ async def _current_user(
         principal = await authenticator.authenticate(token)
     except UnauthorizedError:
         # Guessing is limited like every other public request.
-        await limiter.hit("public", address, settings.rate_limit_per_minute)
+        await limiter.hit("public", network_of(address), settings.rate_limit_per_minute)
         raise
     await limiter.hit("user", str(principal.user_id), settings.user_rate_limit_per_minute)
     request.state.user_id = principal.user_id

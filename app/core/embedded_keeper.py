@@ -197,8 +197,7 @@ class Keeper:
         if not database:
             await self._take_over()
         elif not database.alive():
-            tail = self._files.log_tail(self._logged, TAIL_BYTES)
-            await self._revive("the database process ended" + (f"; last in its log: {tail}" if tail else ""))
+            await self._revive("the database process ended", self._files.log_tail(self._logged, TAIL_BYTES))
         elif time.monotonic() - self._pinged >= self._ping_seconds:
             self._pinged = time.monotonic()
             self._files.bound_log()
@@ -206,7 +205,7 @@ class Keeper:
             self._silent = 0 if await ask(database.port, "ping", self._ping_seconds) else self._silent + 1
             if self._silent >= 3 and database.alive() and not self.stopping.is_set():
                 await database.end(0)
-                await self._revive(f"the database was silent for {3 * self._ping_seconds:.0f} s and was killed")
+                await self._revive("the database did not answer", f"killed after {3 * self._ping_seconds:.0f} s")
 
     def look_aside(self) -> None:
         """As one of the others: what does the keeper say, and is there one?"""
@@ -226,13 +225,21 @@ class Keeper:
                 return
         await self._revive("the database process ended together with its keeper")
 
-    async def _revive(self, reason: str) -> None:
-        """Launch again on the same port until it works, ever more slowly."""
+    async def _revive(self, reason: str, details: str = "") -> None:
+        """Launch again on the same port until it works, ever more slowly.
+
+        `reason` is shown to everybody by `/health`; `details` (lines of the database's log, paths) only go to our log.
+        """
         self._database = None
         if time.monotonic() - self._launched > STEADY_AFTER:
             self._backoff = 0.0
         while not self.stopping.is_set() and self.endpoint:
-            log.error("embedded database is down, launching it again", reason=reason, after_seconds=self._backoff)
+            log.error(
+                "embedded database is down, launching it again",
+                reason=reason,
+                details=details,
+                after_seconds=self._backoff,
+            )
             port, restarts = self.endpoint.port, self.endpoint.restarts
             async with self._files.gate():
                 self._publish("restarting", port, None, restarts, reason)
@@ -244,5 +251,7 @@ class Keeper:
                 try:
                     await self._launch(port, restarts + 1, reason)
                     return
+                except PortTakenError as error:
+                    reason, details = "its port is taken", str(error)
                 except LaunchError as error:
-                    reason = self.problem = str(error)
+                    reason, details = "the database could not be launched", str(error)

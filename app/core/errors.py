@@ -89,6 +89,17 @@ class InvalidInputError(DomainError):
         self.errors = list(errors)
 
 
+class UpgradeRequiredError(DomainError):
+    """The path speaks WebSocket only."""
+
+    status = 426
+    title = "Upgrade required"
+    slug = "upgrade-required"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+
+
 class RateLimitedError(DomainError):
     """Too many requests. `retry_after` and `reset` are seconds from now."""
 

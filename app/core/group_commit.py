@@ -160,7 +160,9 @@ class GroupCommit:
                 # Ids are given once, so an attempt that seemed lost did arrive; whether a majority has it is seen next.
                 open_.append(waiting)
             elif error.get("code") == DUPLICATE_KEY:
-                if not waiting.done.done():
+                if waiting.done.done():
+                    open_.append(waiting)  # it may be this very row, stored by an earlier attempt
+                else:
                     waiting.done.set_exception(DuplicateRowError())
             else:
                 log.error("row refused", collection=self._collection.name, code=error.get("code"))

@@ -58,6 +58,9 @@ class RequestContextMiddleware:
             return
         began = time.perf_counter()
         request_id = self._request_id(scope)
+        # Redirects and addresses in answers must begin as the client's own request did.
+        if scheme := self._addresses.scheme(scope):
+            scope["scheme"] = scheme
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         status = 0
         head = scope["method"] == "HEAD"

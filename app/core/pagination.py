@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from bson import ObjectId
 from fastapi import Query, Request, Response
-from pymongo import DESCENDING
+from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 
 from app.core.clock import Clock, to_micros
@@ -105,18 +105,18 @@ async def newest_first(
     for a two-sided window of `seq` (microseconds since the epoch): a minute at first, then wider while little is found
     and narrower where rows are dense. On MongoDB the same queries are index range scans, which `limit` bounds.
     `equality` and `seq` need a common index. Nothing of an account is older than the account, whose id says when it was
-    made (give or take an hour: the clocks of two processes may differ).
+    made (give or take a day: clocks differ, and are set back).
     """
-    low = to_micros(account.generation_time) - HOUR
+    low = to_micros(account.generation_time) - 24 * HOUR
     if start:
         low = max(low, to_micros(start))
     now = to_micros(clock.now())
-    top = now + HOUR
+    top = now + 24 * HOUR
     if end:
         top = min(top, to_micros(end) + 999)
     if page.after:
         top = min(top, page.after.seq)
-    width, most = MINUTE, _AT_ONCE * page.limit
+    width, most = MINUTE, page.limit * (_AT_ONCE if page.limit <= 100 else 1)
     while top >= low:
         bottom = max(low, min(top, now) - width + 1)
         rows = await _window(collection, equality, bottom, top, most + 1, projection)
@@ -136,6 +136,20 @@ async def newest_first(
         rows.sort(key=lambda row: (row["seq"], row["_id"]), reverse=True)
         for row in rows:
             yield row
+
+
+async def oldest_first(
+    collection: AsyncCollection[dict[str, Any]], equality: Mapping[str, Any], *, low: int, high: int, most: int
+) -> list[dict[str, Any]]:
+    """The `most` oldest rows that match `equality` with `low <= seq <= high`, oldest first; windows as above."""
+    found: list[dict[str, Any]] = []
+    width = HOUR
+    while low <= high and len(found) < most:
+        top = min(low + width - 1, high)
+        query = {**equality, "seq": {"$gte": low, "$lte": top}}
+        found += await collection.find(query).sort("seq", ASCENDING).limit(most - len(found)).to_list()
+        low, width = top + 1, width * 4
+    return found
 
 
 async def _window(

@@ -153,8 +153,20 @@ async def _domain(request: Request, error: Exception) -> Response:
 
 async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 (registered for it)
-    errors = field_errors(error.errors())
+    errors = [_about_body(problem, request) for problem in field_errors(error.errors())]
     return domain_response(request.scope, InvalidInputError(summary(errors), errors))
+
+
+def _about_body(problem: FieldError, request: Request) -> FieldError:
+    """FastAPI's words for a body that is not JSON, or was not sent as JSON, do not say what to do."""
+    if problem.type == "json_invalid":
+        where = f" (at character {problem.loc[1]})" if len(problem.loc) > 1 else ""
+        return FieldError(("body",), f"The body is not JSON{where}", problem.type)
+    if problem.type == "model_attributes_type" and problem.loc == ("body",):
+        if "json" not in request.headers.get("content-type", ""):
+            return FieldError(("body",), "Send JSON with the header Content-Type: application/json", problem.type)
+        return FieldError(("body",), "The body should be a JSON object", problem.type)
+    return problem
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -216,6 +228,24 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(PyMongoError, _database)
 
 
+def _example(status: int) -> dict[str, Any]:
+    error = _BY_STATUS[status]
+    content: dict[str, Any] = {
+        "type": f"urn:arrow:problem:{error.slug}",
+        "title": error.title,
+        "status": status,
+        "detail": _RESPONSE_TEXT[status],
+        "instance": "/the/path",
+        "request_id": "0c7b1f8e5a9d-2a",
+    }
+    if status == InvalidInputError.status:
+        content["detail"] = "body.price: Input should be greater than 0"
+        content["errors"] = [
+            {"loc": ["body", "price"], "msg": "Input should be greater than 0", "type": "greater_than"}
+        ]
+    return content
+
+
 _RESPONSE_TEXT = {
     401: "No valid access token.",
     403: "Not allowed for this account.",
@@ -237,7 +267,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": _RESPONSE_TEXT[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": _example(status)}},
         }
         for status in sorted({*statuses, 422, 429, 503})
     }

@@ -7,7 +7,6 @@ while is better than refusing orders and alerts, or than not limiting at all.
 import math
 import time
 from functools import lru_cache
-from typing import Any
 
 import structlog
 from limits import RateLimitItemPerMinute
@@ -20,8 +19,8 @@ log = structlog.get_logger(__name__)
 
 
 @lru_cache(maxsize=64)
-def _per_minute(amount: int) -> RateLimitItemPerMinute:
-    return RateLimitItemPerMinute(amount, namespace="arrow")
+def _per_minute(amount: int, namespace: str) -> RateLimitItemPerMinute:
+    return RateLimitItemPerMinute(amount, namespace=namespace)
 
 
 _Limiter = strategies.SlidingWindowCounterRateLimiter
@@ -33,16 +32,14 @@ class RateLimiter:
     The minute before counts in proportion to what of it lies within the last 60 seconds.
     """
 
-    def __init__(self, redis: RedisLink | None = None) -> None:
+    def __init__(self, redis: RedisLink | None = None, namespace: str = "arrow") -> None:
+        """`namespace` begins every key: it tells services (and their databases) apart that share a Redis."""
+        self._namespace = namespace
         self._memory = _Limiter(storage.MemoryStorage())
         self._redis = redis
         self._shared: _Limiter | None = None
         if redis is not None:
-            options: dict[str, Any] = {
-                "socket_timeout": redis.timeout,
-                "socket_connect_timeout": redis.timeout,
-                "implementation": "redispy",
-            }
+            options = {**redis.options, "implementation": "redispy"}
             self._shared = _Limiter(storage.RedisStorage(f"async+{redis.url}", **options))
 
     async def hit(self, scope: str, key: str, per_minute: int, *, cost: int = 1) -> None:
@@ -50,7 +47,7 @@ class RateLimiter:
 
         `scope` names the rule (`public`, `user`, `webhook`) and `key` who is counted. A refused request does not count.
         """
-        item = _per_minute(per_minute)
+        item = _per_minute(per_minute, self._namespace)
         if self._shared is not None and self._redis is not None and self._redis.usable:
             try:
                 await self._count(self._shared, item, scope, key, cost)

@@ -1,10 +1,12 @@
 """Whether Redis can be used now. Rate limits and cache ask here and fall back to memory while it is away."""
 
 import asyncio
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 log = structlog.get_logger(__name__)
@@ -16,12 +18,17 @@ REDIS_FAILURES = (RedisError, OSError, TimeoutError)
 class RedisLink:
     """A Redis address with its state: used optimistically, left alone after a failure until a ping succeeds."""
 
-    timeout = 0.5
-    """Seconds that a command may take before the fallback answers instead."""
+    options: ClassVar[dict[str, Any]] = {
+        # Seconds that a command may take before the fallback answers instead.
+        "socket_timeout": 0.5,
+        "socket_connect_timeout": 0.5,
+        # Once more on a new connection: a pooled one may be from before a restart of Redis.
+        "retry": Retry(NoBackoff(), 1),
+    }
 
     def __init__(self, url: str, *, probe_seconds: float = 1.0) -> None:
         self.url = url
-        self.client: Redis = Redis.from_url(url, socket_timeout=self.timeout, socket_connect_timeout=self.timeout)
+        self.client: Redis = Redis.from_url(url, **self.options)
         self._probe_seconds = probe_seconds
         self.usable = False
         self.last_error: str | None = "not connected yet"
@@ -53,11 +60,9 @@ class RedisLink:
 
     def health(self) -> dict[str, object]:
         """The line for `/health`: which backend is in use and why."""
-        where = urlsplit(self.url)
         return {
             "status": "ok" if self.usable else "degraded",
             "backend": "redis" if self.usable else "memory",
-            "server": f"{where.hostname}:{where.port or 6379}",
             **({"error": self.last_error} if self.last_error else {}),
         }
 

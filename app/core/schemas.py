@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from beanie import PydanticObjectId
 from bson import ObjectId
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from app.core.errors import NotFoundError
 
@@ -40,8 +41,20 @@ def _json_number(value: Decimal) -> int | float:
     return int(value) if value == value.to_integral_value() else float(value)
 
 
+# NaN and infinity are numbers here, so that what refuses them can say so.
+_NUMBER = re.compile(r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)\s*", re.ASCII | re.IGNORECASE)
+
+
+def _number_text(value: Any) -> Any:
+    """Text is a number as JSON and TradingView write it: no `1_000`, no digits of other scripts."""
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise PydanticCustomError("decimal_parsing", "Input should be a valid decimal")
+    return value
+
+
 Amount = Annotated[
     Decimal,
+    BeforeValidator(_number_text),
     Field(allow_inf_nan=False, le=MAX_AMOUNT),
     AfterValidator(_sane_amount),
     PlainSerializer(_json_number, return_type=int | float, when_used="json"),

@@ -1,13 +1,16 @@
 """All settings of the service in one frozen object, read from the environment and `.env`."""
 
+import difflib
 import ipaddress
 import json
+import os
 import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.asyncio.connection import parse_url as parse_redis_url
@@ -19,6 +22,15 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 # The four addresses that TradingView's documentation names for its webhooks (IPv4 only).
 TRADINGVIEW_ADDRESSES = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
 
+# Where frontends are developed: React's and Vite's ports.
+LOCAL_FRONTENDS = (
+    "http://localhost:3000",
+    "http://localhost:5173",
+    "http://127.0.0.1:3000",
+    "http://127.0.0.1:5173",
+)
+# What scripts/run and docker-compose.yml read from the same file.
+_OF_SCRIPTS = {"HOST", "PORT", "WORKERS", "ARROW_PUBLISH"}
 MIN_SECRET_BYTES = 32
 # Words that stand in samples and tutorials where the secret should be.
 _PLACEHOLDERS = ("your-secret", "changeme", "change-me", "change_me", "secret-key-here", "example", "placeholder")
@@ -33,6 +45,19 @@ MAX_RETENTION_DAYS = 36_500
 
 class SettingsError(Exception):
     """A setting is wrong; the message is one line that names it and never shows a secret."""
+
+
+def _names(field: str) -> list[str]:
+    """The names of the variables that set a field, in lower case."""
+    alias = Settings.model_fields[field].validation_alias if field in Settings.model_fields else None
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [field]
+
+
+def _variable(field: str) -> str:
+    """The variable behind a field: of several names for one setting, the one that is set."""
+    names = _names(field)
+    known = {name.upper() for name in os.environ} | {name.upper() for name in dotenv_values(".env")}
+    return next((name.upper() for name in names if name.upper() in known), names[0].upper())
 
 
 def _split(value: Any) -> Any:
@@ -86,7 +111,7 @@ class Settings(BaseSettings):
     background_tasks_enabled: bool = True
     metrics_token: SecretStr | None = None
     public_base_url: str | None = None
-    allowed_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000", "http://localhost:5173"]
+    allowed_origins: Annotated[list[str], NoDecode] = list(LOCAL_FRONTENDS)
     trusted_proxies: Annotated[list[Network], NoDecode] = []
 
     # database
@@ -136,7 +161,7 @@ class Settings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            name = str(first["loc"][0]).upper() if first["loc"] else ""
+            name = _variable(str(first["loc"][0])) if first["loc"] else ""
             message = first["msg"].removeprefix("Value error, ")
             if others := [other for other in cls._other_names(name) if other not in message]:
                 message += f" ({' and '.join(others)} mean{'s' if len(others) == 1 else ''} the same)"
@@ -249,7 +274,26 @@ class Settings(BaseSettings):
             object.__setattr__(self, "redis_url", SecretStr(url))
         return self
 
+    def doubts(self) -> list[str]:
+        """What is probably a mistake, and not wrong enough to stop the start; a line each, without a secret."""
+        lines = []
+        if len(self.secret_key.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            lines.append(f"SECRET_KEY is shorter than {MIN_SECRET_BYTES} bytes; production refuses it")
+        names = {name.upper() for field in type(self).model_fields for name in _names(field)} | _OF_SCRIPTS
+        for name in dotenv_values(".env"):
+            if name.upper() not in names:
+                close = difflib.get_close_matches(name.upper(), names, 1, 0.8)
+                lines.append(f"{name} in .env is no setting of this version{f'; {close[0]} is' if close else ''}")
+        return lines
+
     @property
     def production(self) -> bool:
         """Whether strict rules hold: JSON logs, no generated secret."""
         return self.environment == "production"
+
+
+if __name__ == "__main__":  # `python -m app.core.settings`: are they right?
+    try:
+        Settings.load()
+    except SettingsError as error:
+        raise SystemExit(f"arrow: {error}") from None

@@ -1,7 +1,6 @@
 """All connections of `WS /ws`: who may connect, who is told of a revocation, and their end."""
 
 import asyncio
-import ipaddress
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any
 import structlog
 from starlette.websockets import WebSocket
 
+from app.core.client_address import network_of
 from app.core.clock import Clock, to_micros
 from app.core.errors import DomainError, RateLimitedError, UnavailableError
 from app.core.events import PeersChanged, SessionRevoked
@@ -160,14 +160,3 @@ class StreamService:
     def health(self) -> dict[str, Any]:
         """What the hub says, and the connections accepted, refused and closed as stalled since the start."""
         return {**self._hub.health(), **self.counts}
-
-
-def network_of(address: str) -> str:
-    """What connections are counted by: an IPv4 address, or the /64 of an IPv6 address (one customer has all of it)."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
-    return address

@@ -3,7 +3,8 @@
 import secrets
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import Field
 
 from app import __version__
 from app.core.deps import PublicLimit, provided
@@ -26,10 +27,10 @@ class About(ResponseModel):
     name: str
     version: str
     environment: str
-    docs: str = "/docs"
-    redoc: str = "/redoc"
-    openapi: str = "/openapi.json"
-    health: str = "/health"
+    docs: str = Field(examples=["/docs"])
+    redoc: str = Field(examples=["/redoc"])
+    openapi: str = Field(examples=["/openapi.json"])
+    health: str = Field(examples=["/health"])
 
 
 class Probe(ResponseModel):
@@ -39,9 +40,18 @@ class Probe(ResponseModel):
 
 
 @router.get("/", summary="What this is", dependencies=[PublicLimit], responses=problem_responses())
-async def root(settings: Config) -> About:
+async def root(request: Request, settings: Config) -> About:
     """Name, version, environment, and links to the documentation and the state of health."""
-    return About(name=settings.app_name, version=__version__, environment=settings.environment)
+    under = request.scope.get("root_path", "")
+    return About(
+        name=settings.app_name,
+        version=__version__,
+        environment=settings.environment,
+        docs=f"{under}/docs",
+        redoc=f"{under}/redoc",
+        openapi=f"{under}/openapi.json",
+        health=f"{under}/health",
+    )
 
 
 @router.get(

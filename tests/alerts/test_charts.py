@@ -142,7 +142,16 @@ def test_times_are_exact_instants_that_read_as_indian_time():
 
     assert markers["x"] == ["2026-11-20T09:30:00.000+05:30", "2026-11-20T09:31:30.000+05:30"]
     assert [datetime.fromisoformat(x) for x in markers["x"]] == [point(0).time, point(1.5).time]
-    assert figure["layout"]["xaxis"]["title"]["text"] == "Time (IST)"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "Time of arrival (IST)"
+
+
+@EVERY_CHART
+def test_times_are_said_to_be_those_of_arrival(chart_type: ChartType):
+    layout = build_chart([point(0), point(1)], chart_type)["layout"]
+
+    assert layout["title"]["subtitle"]["text"].endswith("arrived 20 Nov 2026, 09:30 – 09:31 IST")
+    if chart_type is not ChartType.TRADE_TYPES:
+        assert layout["xaxis"]["title"]["text"] == "Time of arrival (IST)"
 
 
 def test_the_price_chart_marks_each_alert_by_its_side():

@@ -24,7 +24,10 @@ def test_numbers_are_exact():
 
 
 def test_unknown_fields_are_kept_as_they_came():
-    content = b'{"contract":"X","trade_type":"sell","quantity":1,"price":2,"strategy.order.id":"Long","n":1.10,"big":12345678901234567890}'
+    content = (
+        b'{"contract":"X","trade_type":"sell","quantity":1,"price":2,'
+        b'"strategy.order.id":"Long","n":1.10,"big":12345678901234567890}'
+    )
     _, raw = parse(content)
     assert raw is not None
     assert json.loads(raw, parse_float=Decimal) == {
@@ -156,3 +159,34 @@ def test_raw_comes_back_as_it_was(extra: dict[str, Any]):
         "alert_id",
     }
     assert kept == {name: value for name, value in sent.items() if name not in optional}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"contract": "{{ticker}}"}, "did not replace {{ticker}}"),
+        ({"trade_type": "{{strategy.order.action}}"}, "did not replace"),
+        ({"alert_id": "{{strategy.order.id}}"}, "did not replace"),
+        ({"price": "{{close}}"}, '"{{close}}" is not a number'),
+        ({"price": "NaN"}, '"NaN" is not a number'),
+        ({"price": "24,350.50"}, '"24,350.50" is not a number'),
+        ({"price": "1_000"}, "is not a number"),
+        ({"price": "\uff11\uff12"}, "is not a number"),
+        ({"alert_time": "yesterday"}, '"yesterday" is not a time'),
+        ({"alert_time": "0001-01-01T00:00:00+14:00"}, "between 1990 and 2200"),
+        ({"alert_time": "9999-12-31T23:59:59-14:00"}, "between 1990 and 2200"),
+    ],
+)
+def test_the_mistakes_of_alert_messages_are_explained(change: dict[str, Any], word: str):
+    with pytest.raises(InvalidInputError) as caught:
+        parse(alert(**change))
+    assert word in caught.value.errors[0].msg
+
+
+def test_an_infinite_identity_is_refused():
+    with pytest.raises(InvalidInputError):
+        parse(b'{"contract":"X","trade_type":"buy","quantity":1,"price":1,"alert_id":1e400}')
+
+
+def test_a_placeholder_in_a_comment_is_kept():
+    assert parse(alert(comment="at {{close}}"))[0].comment == "at {{close}}"

@@ -195,6 +195,21 @@ async def test_what_is_no_json_object_is_refused(client: httpx.AsyncClient, body
         check_problem(answer, 422)
 
 
+async def test_the_two_names_of_an_account_share_one_limit(
+    make_service: Callable[..., ServiceProcess], make_user: MakeUser
+) -> None:
+    service = make_service(AUTH_RATE_LIMIT_PER_MINUTE="5", AUTH_ADDRESS_RATE_LIMIT_PER_MINUTE="100").start()
+    client = (await make_user(service.url)).client
+    email, username = new_email(), f"u{secrets.token_hex(6)}"
+    body = {"email": email, "username": username, "password": PASSWORD}
+    assert (await client.post(f"{V1}/register", json=body)).status_code == 201
+    found = []
+    for name in [email, username] * 3:
+        answer = await client.post(f"{V1}/signin", data={"username": name, "password": "not the password"})
+        found.append(answer.status_code)
+    assert found == [401] * 5 + [429]
+
+
 async def test_attempts_are_limited_per_account_and_per_address_whatever_the_outcome(
     make_service: Callable[..., ServiceProcess], make_user: MakeUser
 ) -> None:

@@ -38,6 +38,31 @@ FILLS = """([width, height]) => {
 }"""
 
 
+# Whether the drawing is this wide and no text or legend lies over another or beyond the page.
+CLEAR = """(width) => {
+  const boxes = [];
+  const add = (kind, selector) => document.querySelectorAll(selector).forEach((part) => {
+    const box = part.getBoundingClientRect();
+    if (box.width && box.height) boxes.push({ kind, box });
+  });
+  add("legend", ".legend .bg, .legend2 .bg");
+  add("title", ".gtitle, .gtitle-subtitle, .xtitle, [class^=y][class$=title]");
+  add("tick", ".xtick text, [class^=y][class$=tick] text");
+  add("note", ".annotation-text");
+  const inside = ({ box }) =>
+    box.left >= -1 && box.top >= -1 && box.right <= innerWidth + 1 && box.bottom <= innerHeight + 1;
+  const apart = (one, other) =>
+    one.kind === other.kind && one.kind === "tick"
+    || Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left) <= 1
+    || Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top) <= 1;
+  return document.querySelector(".main-svg").getBoundingClientRect().width === width
+    && boxes.filter(({ kind }) => kind === "legend").length > 0
+    && document.querySelector(".nsewdrag").getBoundingClientRect().width >= 240
+    && boxes.every(inside)
+    && boxes.every((one, index) => boxes.slice(index + 1).every((other) => apart(one, other)));
+}"""
+
+
 @pytest_asyncio.fixture
 async def trader(user: Person) -> Person:
     """Somebody whose strategy has sent alerts."""
@@ -81,6 +106,39 @@ async def test_a_chart_fits_a_phone_and_a_turned_one(trader: Person, visit: Visi
         await watched.page.wait_for_function(FILLS, arg=[390, 844])
         await watched.page.set_viewport_size({"width": 844, "height": 390})
         await watched.page.wait_for_function(FILLS, arg=[844, 390])
+
+
+@pytest.mark.parametrize(
+    ("chart_type", "contracts"), [*((chart_type, 10) for chart_type in DRAWN), ("price", 3), ("pnl", 3), ("pnl", 40)]
+)
+async def test_nothing_lies_over_anything_else(user: Person, visit: Visit, chart_type: str, contracts: int):
+    key = await user.bind("Opening range")
+    for index in range(contracts):
+        for trade_type, price in (("buy", 24000 + index), ("exit", 24100.55)):
+            body = alert(trade_type=trade_type, price=price, contract=f"NIFTY{24000 + 50 * index}CE")
+            answer = await user.client.post(f"/data/{key}", json=body)
+            assert answer.status_code == 201, answer.text
+    async with visit(viewport={"width": 800, "height": 600}) as watched:
+        await open_chart(watched, user, chart_type=chart_type)
+        for width, height in ((800, 600), (390, 844), (1280, 720)):
+            await watched.page.set_viewport_size({"width": width, "height": height})
+            await watched.page.wait_for_function(CLEAR, arg=width)
+
+
+async def test_a_long_headline_goes_on_below(user: Person, visit: Visit):
+    key = await user.bind("Opening range")
+    for trade_type, price in (("buy", 24350.5), ("sell", 24725.85)):
+        body = alert(trade_type=trade_type, price=price, contract="BANKNIFTY26NOV52000CE")
+        assert (await user.client.post(f"/data/{key}", json=body)).status_code == 201
+    async with visit(viewport={"width": 390, "height": 844}) as watched:
+        await open_chart(watched, user, chart_type="pnl")
+        await watched.page.locator(".gtitle tspan.line").nth(1).wait_for()
+        box = await watched.page.locator(".gtitle").bounding_box()
+
+        assert "+28,151.25" in (await watched.page.locator(".gtitle").text_content() or "")
+
+    assert box is not None
+    assert box["x"] + box["width"] <= 390
 
 
 async def test_an_alert_tells_about_itself_in_indian_time_and_as_text(user: Person, visit: Visit):

@@ -15,7 +15,7 @@ import pytest
 from tests.contract.conftest import Account
 from tests.support.service import ServiceProcess
 
-EXAMPLES = 15
+EXAMPLES = 10
 """Random cases for each operation, beside the listed ones."""
 LEFT_OUT = ",".join(
     [
@@ -35,7 +35,7 @@ def run(service: ServiceProcess, folder: Path, config: str, *options: str) -> su
     command += ["--checks", "all", "--exclude-checks", LEFT_OUT, "--max-examples", str(EXAMPLES)]
     command += ["--generation-deterministic", "--no-shrink", "--continue-on-failure", "--no-color"]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, "CI": ""}
+        command, cwd=folder, capture_output=True, text=True, timeout=170, check=False, env={**os.environ, "CI": ""}
     )
 
 
@@ -46,7 +46,7 @@ def check(done: subprocess.CompletedProcess[str], service: ServiceProcess) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_with_a_token(target: ServiceProcess, account: Account, tmp_path: Path):
     config = f'[parameters]\nsecret_key = "{account.key}"\n'
     header = f"Authorization: {account.headers['Authorization']}"
@@ -57,7 +57,7 @@ def test_with_a_token(target: ServiceProcess, account: Account, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_without_a_token(target: ServiceProcess, tmp_path: Path):
     done = run(target, tmp_path, "", "--phases", "examples,coverage")
 

@@ -152,6 +152,15 @@ def test_sessions_of_an_exchange_stand_side_by_side():
     assert breaks == [{"bounds": ["sat", "mon"]}, {"bounds": [16.5, 8.5], "pattern": "hour"}]
 
 
+def test_a_time_axis_says_which_time_and_its_zone():
+    titles = [
+        axis["title"]["text"]
+        for axis in (time_axis(Theme.DARK, OPENING, OPENING), time_axis(Theme.DARK, OPENING, OPENING, title="Expiry"))
+    ]
+
+    assert titles == ["Time (IST)", "Expiry (IST)"]
+
+
 def test_markets_round_the_clock_have_no_breaks():
     assert quiet_hours([OPENING + timedelta(hours=5 * index) for index in range(48)]) == []
 

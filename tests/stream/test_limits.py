@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from app.core.client_address import network_of
 from app.stream.conversation import Limits
-from app.stream.service import network_of
 from tests.stream.server import Server
 
 

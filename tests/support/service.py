@@ -1,5 +1,6 @@
 """The service as a user runs it: a uvicorn process on a free port, with its own data folder."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -158,12 +159,22 @@ class ServiceProcess:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill_all()
+        if self.embedded:
+            self._end_orphan()
         if self._database:
             from pymongo import MongoClient
 
-            client: MongoClient[dict[str, Any]] = MongoClient(self.env["MONGODB_URL"])
+            # The server of the tests: this service's own address may be wrong on purpose.
+            client: MongoClient[dict[str, Any]] = MongoClient(os.environ["TEST_MONGODB_URL"])
             with client:
                 client.drop_database(self._database)
+
+    def _end_orphan(self) -> None:
+        """End the database that a killed service left behind, where nobody came to adopt it."""
+        for process in psutil.process_iter(["cmdline"]):
+            if any(part.startswith(f"{self.data_dir}{os.sep}") for part in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def _tree(self) -> list[psutil.Process]:
         if self.process is None:

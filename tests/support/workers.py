@@ -22,7 +22,7 @@ def worker_behind(service: ServiceProcess, port: int) -> int:
         except psutil.NoSuchProcess:
             continue
         for connection in connections:
-            if connection.raddr and connection.raddr.port == port and connection.laddr.port == service.port:
+            if getattr(connection.raddr, "port", None) == port and connection.laddr.port == service.port:
                 return pid
     raise AssertionError(f"no worker of {service.worker_pids()} holds the connection from port {port}")
 

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -152,6 +153,7 @@ async def test_kill_of_one_worker_after_the_other(make_service: MakeService):
 async def until_both_serve(service: ServiceProcess) -> None:
     """Wait for the new worker, and let both say that they are well."""
     await asyncio.to_thread(service.wait_ready)
+    healths: list[dict[str, Any]] = []
     for _ in range(100):
         async with one_client_each(service) as clients:
             healths = [(await client.get("/health")).json() for client in clients.values()]

@@ -88,10 +88,12 @@ async def test_strategies_of_one_name_are_two(asha: Person, ben: Person, ashas: 
     key = await ben.bind("Secret plan")
     assert (await ben.client.post(f"/data/{key}", json=alert(contract="BENS"))).status_code == 201
 
-    for person, contract in ((asha, "ASHAS"), (ben, "BENS")):
-        mine = (await person.client.get("/data/", params={"strategy_name": "Secret plan"})).json()
-        assert [row["contract"] for row in mine] == [contract]
-    assert ashas["alert"]["strategy_id"] != mine[0]["strategy_id"]
+    hers, his = [
+        (await person.client.get("/data/", params={"strategy_name": "Secret plan"})).json() for person in (asha, ben)
+    ]
+    assert hers == [ashas["alert"]]
+    assert [row["contract"] for row in his] == ["BENS"]
+    assert hers[0]["strategy_id"] != his[0]["strategy_id"]
 
 
 async def test_an_alert_cannot_be_put_into_another_users_strategy(asha: Person, ben: Person, ashas: dict[str, Any]):

@@ -119,10 +119,8 @@ async def test_webhooks_by_key_and_by_nothing_else(limited: ServiceProcess):
         async with at(limited) as tradingview:
             numbers = itertools.count(1)
             for key in keys:
-                taken = await statuses(
-                    lambda k=key: tradingview.post(f"/data/{k}", json=alert(price=next(numbers))), KEY
-                )  # type: ignore[misc]
-                assert taken == {201: KEY}
+                taken = [await tradingview.post(f"/data/{key}", json=alert(price=next(numbers))) for _ in range(KEY)]
+                assert {answer.status_code for answer in taken} == {201}
             check_refusal(await tradingview.post(f"/data/{keys[0]}", json=alert()), KEY)
             # The other path is no second allowance.
             check_refusal(await tradingview.post(f"/alerts/create/{keys[1]}/", json=alert()), KEY)
@@ -224,11 +222,18 @@ async def test_redis_shares_limits_and_may_go_away(make_service: Callable[..., S
         async with at(one, address) as here, at(other, address) as there:
             return Counter([(await (here, there)[n % 2].get("/")).status_code for n in range(20)])
 
+    async def check_shared() -> None:
+        """They count together; tried again where a machine under load made one of them wait too long for Redis."""
+        for _ in range(5):
+            await until_health(one, status="ok", backend="redis")
+            await until_health(other, status="ok", backend="redis")
+            if (seen := await both(next(_addresses))) == {200: 10, 429: 10}:
+                return
+        raise AssertionError(f"each counts by itself: {seen}")
+
     async with user_at(one) as person:
-        health = await until_health(one, status="ok", backend="redis")
-        assert health["bus"]["kind"] == "redis"
-        await until_health(other, status="ok", backend="redis")
-        assert await both(next(_addresses)) == {200: 10, 429: 10}
+        await check_shared()
+        assert (await until_health(one, status="ok", backend="redis"))["bus"]["kind"] == "redis"
 
         redis.terminate()
         # Each counts by itself now: requests go on, and the limit still limits.
@@ -241,9 +246,7 @@ async def test_redis_shares_limits_and_may_go_away(make_service: Callable[..., S
         assert health["database"]["status"] == "ok"
 
         with ValkeyServer(port=port) as again:
-            await until_health(one, status="ok", backend="redis")
-            await until_health(other, status="ok", backend="redis")
-            assert await both(next(_addresses)) == {200: 10, 429: 10}
+            await check_shared()
             await use(person)
 
             # A server that hangs is no better than none: it is left alone after one short wait.

@@ -57,6 +57,10 @@ async def test_one_page_holds_all_newest_first(rows: list[dict[str, Any]]):
     assert len(rows) == len(set(ids(rows))) == TOTAL
     assert [row["seq"] for row in rows] == sorted((row["seq"] for row in rows), reverse=True)
     assert {row["quantity"] for row in rows} == {float(n + 1) for n in range(TOTAL)}
+    # `start` and `end` compare `seq`: it says the same time, whatever happened between two looks at the clock.
+    for row in rows:
+        stored = datetime.fromisoformat(row["created_at"])
+        assert round(stored.timestamp() * 1000) == row["seq"] // 1000
 
 
 @pytest.mark.parametrize("limit", [1, 7, 50, 300, 1000])

@@ -15,6 +15,9 @@ from app.core.settings import Settings, SettingsError
 from tests.support.people import somebody
 from tests.support.service import ServiceProcess, free_port
 
+# All wrong starts are made before the first test.
+pytestmark = pytest.mark.timeout(180)
+
 MakeService = Callable[..., ServiceProcess]
 PASSWORD = "Pa55-of-the-database"
 GOOD_SECRET = "f3a1c09b7d5e2486a0c4e8f1b2d3967582af0c1e4d6b8a97"

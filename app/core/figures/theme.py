@@ -207,7 +207,8 @@ def base_layout(
 def legend_at(theme: Theme, place: LegendPlace, *, right: bool = False) -> dict[str, Any]:
     """A legend above the plot (at its left or right end) or beside it."""
     where = (
-        {"orientation": "v", "x": 1.07, "xanchor": "left", "y": 1, "yanchor": "top"}
+        # Of the page, not the plot: the plot then makes room for it and for its own axis.
+        {"orientation": "v", "xref": "container", "x": 0.98, "xanchor": "right", "y": 1, "yanchor": "top"}
         if place is LegendPlace.BESIDE
         else {
             "orientation": "h",
@@ -257,10 +258,11 @@ def time_axis(
     first: datetime,
     last: datetime,
     *,
+    title: str = "Time",
     breaks: Sequence[dict[str, Any]] = (),
     period_labels: bool = False,
 ) -> dict[str, Any]:
-    """A horizontal axis of wall-clock time in `AXIS_ZONE`, whose title names the zone.
+    """A horizontal axis of wall-clock time in `AXIS_ZONE`: `title` says of what, and the zone follows it.
 
     It shows `first` to `last` with a little air; a moment alone gets ten minutes around it. `period_labels` sets a
     day's or month's label in its middle instead of its beginning.
@@ -275,7 +277,7 @@ def time_axis(
         "type": "date",
         "range": [axis_time(first - air), axis_time(last + air)],
         "title": {
-            "text": f"Time ({AXIS_ZONE.tzname(None)})",
+            "text": f"{title} ({AXIS_ZONE.tzname(None)})",
             "font": {"color": colours.muted, "size": 12},
             "standoff": 10,
         },
