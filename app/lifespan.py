@@ -104,8 +104,9 @@ async def _ground_floor(settings: Settings, stack: AsyncExitStack) -> _Ground:
     if ground.redis:
         stack.push_async_callback(ground.redis.close)
         await ground.redis.probe()
-    ground.limiter = RateLimiter(ground.redis)
-    ground.cache = Cache(ground.redis)
+    shared = f"arrow:{settings.database_name}"  # begins all keys: deployments may share one Redis
+    ground.limiter = RateLimiter(ground.redis, shared)
+    ground.cache = Cache(ground.redis, shared)
     ground.bus = Bus(_transport(settings))
     await ground.bus.start()
     stack.push_async_callback(ground.bus.stop)
