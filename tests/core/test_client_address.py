@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.client_address import ClientAddressResolver, parse_address, within
+from app.core.client_address import ClientAddressResolver, note_peer, parse_address, within
 
 PROXIES = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")]
 ADDRESSES = st.ip_addresses()
@@ -113,12 +113,30 @@ def test_a_peer_without_an_address():
     assert resolver().of(scope("/run/arrow.sock", "203.0.113.5")) == "/run/arrow.sock"
 
 
+class Protocol:
+    """What a server's `send` belongs to: it knows the socket."""
+
+    class transport:  # noqa: N801 (the server's name for it)
+        @staticmethod
+        def get_extra_info(name: str) -> tuple[str, int] | None:
+            return ("127.0.0.1", 50_000) if name == "peername" else None
+
+    async def send(self, message: object) -> None: ...
+
+
 def test_what_uvicorn_made_of_the_header_is_undone():
-    """Its default believes the header from 127.0.0.1, and shows that by port 0: only TRUSTED_PROXIES decides here."""
-    told = scope("203.0.113.5", "203.0.113.5", port=0)
+    """Its default believes the header from loopback and rewrites `client`: only TRUSTED_PROXIES decides here."""
+    told = scope("203.0.113.5", "203.0.113.5", port=443)
+    note_peer(told, Protocol().send)
     local = [ipaddress.ip_network("127.0.0.0/8")]
 
     assert resolver([]).of(told) == "127.0.0.1"
     assert resolver(local).of(told) == "203.0.113.5"
     # Whoever sets FORWARDED_ALLOW_IPS wants uvicorn to decide.
     assert resolver([], FORWARDED_ALLOW_IPS="*").of(told) == "203.0.113.5"
+
+
+def test_without_a_transport_the_server_is_believed():
+    told = scope("203.0.113.5")
+    note_peer(told, print)
+    assert resolver([]).of(told) == "203.0.113.5"
