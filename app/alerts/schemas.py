@@ -6,7 +6,15 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from app.alerts.charts import ChartType
 from app.core.schemas import Amount, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel, example
@@ -71,11 +79,21 @@ def _trimmed(limit: int) -> StringConstraints:
     return StringConstraints(strip_whitespace=True, min_length=1, max_length=limit)
 
 
-ShortText = Annotated[str, _trimmed(32), NoControlCharacters, BeforeValidator(_filled_in)]
-LongText = Annotated[str, _trimmed(1000), NoControlCharacters, BeforeValidator(_number_as_text)]
-Interval = Annotated[str, _trimmed(16), NoControlCharacters, BeforeValidator(_name)]
-Identity = Annotated[str, _trimmed(128), NoControlCharacters, BeforeValidator(_name)]
+def _taken(limit: int, *, numbers: bool) -> WithJsonSchema:
+    """What an optional text is taken from: empty text counts as absent, and some may be numbers."""
+    text = {"type": "string", "maxLength": limit}
+    return WithJsonSchema({"anyOf": [text, {"type": "number"}]} if numbers else text, mode="validation")
+
+
+ShortText = Annotated[str, _trimmed(32), NoControlCharacters, BeforeValidator(_filled_in), _taken(32, numbers=False)]
+LongText = Annotated[
+    str, _trimmed(1000), NoControlCharacters, BeforeValidator(_number_as_text), _taken(1000, numbers=True)
+]
+Interval = Annotated[str, _trimmed(16), NoControlCharacters, BeforeValidator(_name), _taken(16, numbers=True)]
+Identity = Annotated[str, _trimmed(128), NoControlCharacters, BeforeValidator(_name), _taken(128, numbers=True)]
 Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_whole_milliseconds_utc)]
+_TIME_SCHEMA = {"anyOf": [{"type": "string", "maxLength": 64}, {"type": "number"}]}
+AlertTime = Annotated[Moment, WithJsonSchema(_TIME_SCHEMA, mode="validation")]
 TradeTypeIn = Annotated[TradeType, BeforeValidator(_lower), BeforeValidator(_filled_in)]
 StrategyName = Annotated[str, _trimmed(100), NoControlCharacters]
 Contract = Annotated[str, _trimmed(64), NoControlCharacters, BeforeValidator(_filled_in)]
@@ -118,7 +136,9 @@ class AlertFields(RequestModel):
     target: PositiveAmount | None = None
     interval: Interval | None = None
     comment: LongText | None = None
-    alert_time: Moment | None = Field(None, description="When the alert fired; without an offset it is UTC.")
+    alert_time: AlertTime | None = Field(
+        None, description="When the alert fired: ISO 8601 (without an offset it is UTC), or seconds since the epoch."
+    )
     alert_id: Identity | None = Field(
         None, description="The sender's identity of the event; widens the repeat window to 24 h."
     )

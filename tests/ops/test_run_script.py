@@ -34,6 +34,12 @@ print(json.dumps({
 """
 
 
+CHECKED = """
+import os, sys
+sys.exit("arrow: ENVIRONMENT: is wrong" if os.environ.get("ENVIRONMENT") == "wrong" else 0)
+"""
+
+
 def make_wheel(folder: Path, name: str, version: str) -> str:
     """A wheel of one module, written to `folder`; returns its line of a lock."""
     info = f"{name}-{version}.dist-info"
@@ -91,6 +97,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (project.folder / "uvicorn").mkdir()
     (project.folder / "uvicorn/__init__.py").touch()
     (project.folder / "uvicorn/__main__.py").write_text(STARTED)
+    (project.folder / "app/core").mkdir(parents=True)
+    # What scripts/run asks, before it starts several workers, whether the settings are right.
+    (project.folder / "app/core/settings.py").write_text(CHECKED)
     return project
 
 
@@ -120,6 +129,13 @@ def test_it_installs_once_and_hands_over_with_the_safe_flags(project: Project) -
         "--timeout-graceful-shutdown", "15",
     ]  # fmt: skip
     assert second["arguments"] == [*first["arguments"], "--reload", "--log-level", "debug"]
+
+
+def test_wrong_settings_stop_several_workers_before_uvicorn(project: Project) -> None:
+    """uvicorn's parent would end with 0."""
+    done = project.run(WORKERS="2", ENVIRONMENT="wrong")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "arrow: ENVIRONMENT: is wrong" in done.stderr
 
 
 def test_the_process_becomes_the_server_so_that_signals_reach_it(project: Project) -> None:

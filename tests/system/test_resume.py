@@ -71,7 +71,7 @@ async def test_an_alert_that_became_visible_late_is_replayed(user: Person, servi
     assert earlier["id"] in {message["data"]["id"] for message in replayed}
 
 
-@pytest.mark.skipif("TEST_MONGODB_URL" in os.environ, reason="stops the embedded database's process")
+@pytest.mark.embedded
 async def test_a_delivery_is_answered_in_time_while_the_database_stands_still(
     make_service: Callable[..., ServiceProcess], make_user: Callable[..., Awaitable[Person]]
 ):
