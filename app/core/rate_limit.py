@@ -7,6 +7,7 @@ while is better than refusing orders and alerts, or than not limiting at all.
 import math
 import time
 from functools import lru_cache
+from typing import Any
 
 import structlog
 from limits import RateLimitItemPerMinute
@@ -39,7 +40,8 @@ class RateLimiter:
         self._redis = redis
         self._shared: _Limiter | None = None
         if redis is not None:
-            options = {**redis.options, "implementation": "redispy"}
+            # On the link's own connections, which are closed with it.
+            options: dict[str, Any] = {"connection_pool": redis.client.connection_pool, "implementation": "redispy"}
             self._shared = _Limiter(storage.RedisStorage(f"async+{redis.url}", **options))
 
     async def hit(self, scope: str, key: str, per_minute: int, *, cost: int = 1) -> None:

@@ -226,13 +226,18 @@ async def test_a_lost_acknowledgement_is_found_again(far: Bench, proxy: TcpProxy
     sent = asyncio.create_task(commit.insert(one, "note"))
     await until(lambda: _has(far, one))
     assert not sent.done()
-    await proxy.cut()
-    await asyncio.sleep(0.3)
-    await proxy.mend()
+    await _long_cut(proxy)
     await asyncio.wait_for(sent, 15)
 
     assert far.announced == [(one["_id"], "note")]
     await far.check([one])
+
+
+async def _long_cut(proxy: TcpProxy) -> None:
+    """Longer than PyMongo tries by itself to find out what became of a write."""
+    await proxy.cut()
+    await asyncio.sleep(2.5 * IMPATIENT["serverSelectionTimeoutMS"] / 1000)
+    await proxy.mend()
 
 
 async def _has(bench: Bench, one: Row) -> bool:
@@ -288,8 +293,7 @@ async def test_an_abandoned_row_that_turns_out_stored_is_announced(far: Bench, p
         await commit.insert(one)
     await until(lambda: _has(far, one))
     assert far.announced == []
-    await proxy.cut()
-    await proxy.mend()
+    await _long_cut(proxy)
     await commit.drain(10)
 
     await far.check([one])
@@ -317,8 +321,7 @@ async def test_half_a_write_over_an_interruption(far: Bench, proxy: TcpProxy):
     await until(lambda: _has(far, rows[-1]))
     for task in sent[::2]:
         task.cancel()
-    await proxy.cut()
-    await proxy.mend()
+    await _long_cut(proxy)
 
     ends = await outcomes(list(sent))
     assert ends == [asyncio.CancelledError, None] * 5

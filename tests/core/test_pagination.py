@@ -17,7 +17,16 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from app.core.clock import from_micros, to_micros
 from app.core.errors import InvalidInputError
-from app.core.pagination import DEFAULT_LIMIT, MAX_LIMIT, Cursor, PageRequest, newest_first, page_request, read_page
+from app.core.pagination import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    Cursor,
+    PageRequest,
+    newest_first,
+    oldest_first,
+    page_request,
+    read_page,
+)
 from app.core.problem import add_problem_handlers
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db, empty_database, mongodb_server
@@ -276,6 +285,19 @@ async def test_cursors_from_nowhere_lead_to_a_page(db: Db, seq: int):
     found = await page_of(db, user, PageRequest(5, Cursor(seq, ObjectId())))
 
     assert found.rows == (rows if seq > 1 else [])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ages=st.lists(AGES, max_size=20), low=AGES, high=AGES, most=st.integers(1, 8))
+async def test_the_oldest_rows_of_a_span(db: Db, ages: list[int], low: int, high: int, most: int):
+    user, now = account(), to_micros(NOW)
+    rows = await fill(db, user, [now - age for age in ages])
+
+    found = await oldest_first(db["rows"], {"user_id": user}, low=now - low, high=now - high, most=most)
+
+    within = sorted(row["seq"] for row in rows if now - low <= row["seq"] <= now - high)
+    assert [row["seq"] for row in found] == within[:most]
+    assert len({row["_id"] for row in found}) == len(found)
 
 
 @pytest_asyncio.fixture

@@ -213,7 +213,9 @@ async def use(person: Person) -> None:
 async def test_redis_shares_limits_and_may_go_away(make_service: Callable[..., ServiceProcess], redis: ValkeyServer):
     generous = {"USER_RATE_LIMIT_PER_MINUTE": "1000", "RATE_LIMIT_PER_MINUTE": "10"}
     settings = LIMITS | generous | {"REDIS_URL": f"redis://127.0.0.1:{redis.port}/0"}
-    one, other = (make_service(**settings) for _ in range(2))
+    one = make_service(**settings)
+    # They share what is in Redis by the database's name; on a real server each would have one of its own.
+    other = make_service(**settings, DATABASE_NAME=one.env.get("DATABASE_NAME"))
     await asyncio.gather(asyncio.to_thread(one.start), asyncio.to_thread(other.start))
     port = redis.port
 

@@ -117,13 +117,13 @@ async def test_filters_hold_together(reader: Person, rows: list[dict[str, Any]],
 
 
 async def test_start_and_end_are_both_included(reader: Person, rows: list[dict[str, Any]]):
-    times = [row["created_at"] for row in rows]
-    start, end = times[200], times[100]
+    start, end = rows[200]["created_at"], rows[100]["created_at"]
+    first, last = datetime.fromisoformat(start), datetime.fromisoformat(end)
 
     between = await all_alerts(reader, 30, start=start, end=end)
     combined = await all_alerts(reader, 30, start=start, end=end, contract="SENSEX", trade_type="buy")
 
-    inside = [row for row in rows if start <= row["created_at"] <= end]
+    inside = [row for row in rows if first <= datetime.fromisoformat(row["created_at"]) <= last]
     assert ids(between) == ids(inside)
     assert len(inside) >= 101
     assert ids(combined) == [row["id"] for row in inside if (row["contract"], row["trade_type"]) == ("SENSEX", "buy")]
