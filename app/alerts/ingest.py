@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from app.alerts.models import AlertDocument
-from app.alerts.schemas import AlertFields
+from app.alerts.schemas import OPTIONAL_FIELDS, AlertFields
 from app.core.bson_codec import exact_rows
 from app.core.bus import Bus
 from app.core.clock import Sequence, from_micros
@@ -31,17 +31,6 @@ NOBODY = PydanticObjectId("0" * 24)
 """The owner of what is left of deleted alerts."""
 
 Row = dict[str, Any]
-OPTIONAL_FIELDS = (
-    "exchange",
-    "product",
-    "order_type",
-    "stop_loss",
-    "target",
-    "interval",
-    "comment",
-    "alert_time",
-    "alert_id",
-)
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 

@@ -98,7 +98,7 @@ TradeTypeIn = Annotated[TradeType, BeforeValidator(_lower), BeforeValidator(_fil
 StrategyName = Annotated[str, _trimmed(100), NoControlCharacters]
 Contract = Annotated[str, _trimmed(64), NoControlCharacters, BeforeValidator(_filled_in)]
 
-_OPTIONAL = (
+OPTIONAL_FIELDS = (
     "exchange",
     "product",
     "order_type",
@@ -109,6 +109,7 @@ _OPTIONAL = (
     "alert_time",
     "alert_id",
 )
+"""Of an alert; what of them is absent is not stored."""
 _EXAMPLE = {
     "contract": "NIFTY",
     "trade_type": "buy",
@@ -147,7 +148,7 @@ class AlertFields(RequestModel):
     @classmethod
     def _absent(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for name in _OPTIONAL:
+            for name in OPTIONAL_FIELDS:
                 value = data.get(name)
                 if isinstance(value, str) and not value.strip():
                     data = {**data, name: None}

@@ -9,7 +9,6 @@ from typing import Any
 from beanie import PydanticObjectId
 
 from app.alerts.ingest import (
-    OPTIONAL_FIELDS,
     AlertIngest,
     Row,
     alert_json,
@@ -20,7 +19,7 @@ from app.alerts.ingest import (
 )
 from app.alerts.keys import KeyService
 from app.alerts.models import StrategyDocument
-from app.alerts.schemas import AlertFilters, AlertInput
+from app.alerts.schemas import OPTIONAL_FIELDS, AlertFilters, AlertInput
 from app.core.bus import Bus
 from app.core.clock import Clock, from_micros, to_micros
 from app.core.errors import FieldError, InvalidInputError, NotFoundError

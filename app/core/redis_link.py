@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, ClassVar
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -13,6 +13,8 @@ log = structlog.get_logger(__name__)
 
 REDIS_FAILURES = (RedisError, OSError, TimeoutError)
 """What means that Redis cannot be used now: limits and cache then go on in memory."""
+
+CONNECTIONS = 32
 
 
 class RedisLink:
@@ -28,7 +30,9 @@ class RedisLink:
 
     def __init__(self, url: str, *, probe_seconds: float = 1.0) -> None:
         self.url = url
-        self.client: Redis = Redis.from_url(url, **self.options)
+        # A rush waits for a connection instead of failing, which would be taken for an outage.
+        pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=0.5, **self.options)
+        self.client: Redis = Redis.from_pool(pool)
         self._probe_seconds = probe_seconds
         self.usable = False
         self.last_error: str | None = "not connected yet"

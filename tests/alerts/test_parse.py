@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.alerts.parse import parse_delivery
+from app.alerts.schemas import OPTIONAL_FIELDS
 from app.core.errors import InvalidInputError
 from tests.support.people import alert
 
@@ -147,17 +148,7 @@ def test_raw_comes_back_as_it_was(extra: dict[str, Any]):
         return
     kept = json.loads(raw) if raw else {}
     sent = json.loads(json.dumps({name: value for name, value in content.items() if name not in known}))
-    optional = {
-        "exchange",
-        "product",
-        "order_type",
-        "stop_loss",
-        "target",
-        "interval",
-        "comment",
-        "alert_time",
-        "alert_id",
-    }
+    optional = set(OPTIONAL_FIELDS)
     assert kept == {name: value for name, value in sent.items() if name not in optional}
 
 
