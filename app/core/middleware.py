@@ -8,7 +8,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -169,8 +168,11 @@ class BodyLimitMiddleware:
             started = True
             await send(message)
 
-        with suppress(_TooLarge):
+        try:
             await self.app(scope, limited, watched)
+        except Exception:  # an exception group, where a task of the application was interrupted
+            if seen <= self._max_bytes:
+                raise
         if seen > self._max_bytes and not started:
             await domain_response(scope, too_large)(scope, receive, send)
 
