@@ -85,6 +85,9 @@ def report(file: ExportFile, done: Imported) -> int:
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     for collection in file.counts:
+        if collection in done.left_out:
+            print(f"{collection}: not merged, for this database has its own; the file keeps the other one")
+            continue
         there = done.present[collection]
         print(f"{collection}: {done.inserted[collection]:,} imported" + (f", {there:,} there already" if there else ""))
     if done.untouched:

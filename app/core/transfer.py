@@ -191,6 +191,8 @@ class Imported:
     conflicts: list[Conflict] = field(default_factory=list)
     untouched: list[str] = field(default_factory=list)
     """Collections of the target that are neither in the file nor Arrow's."""
+    left_out: list[str] = field(default_factory=list)
+    """Collections that are whole or not at all (a chain), of which the target has its own: nothing was merged in."""
     migrate: bool = False
     """Whether scripts/migrate has to run before the service starts."""
 
@@ -217,6 +219,8 @@ class Importer:
         self._tomorrow = clock.now() + timedelta(days=1)
         self._known = known_migrations(migrations)
         self._versions = schema_versions(documents)
+        settings = [getattr(document, "Settings", None) for document in documents]
+        self._indivisible = [str(one.name) for one in settings if one and getattr(one, "indivisible", False)]
         self._progress = progress
         self._result = Imported()
         self._expiring: Counter[str] = Counter()
@@ -239,6 +243,8 @@ class Importer:
         if mode is not Mode.MERGE:
             await db[STATE].replace_one({"_id": "import"}, {"file": file.path.name}, upsert=True)
             await self._clear(db, file)
+        elif await filled(db, self._indivisible):
+            self._result.left_out = [name for name in self._indivisible if name in file.counts]
         if replaces_all or fresh:
             await self._adopt(db, theirs)
         if not self._result.migrate:  # else the indexes of this code are for rows that scripts/migrate has yet to make
@@ -289,6 +295,8 @@ class Importer:
     async def _copy(self, db: Db, file: ExportFile) -> None:
         expiries: dict[str, list[tuple[str, int]]] = {}
         for name, batch in _batches(file.documents()):
+            if name in self._result.left_out:
+                continue
             collection: AsyncCollection[RawBSONDocument] = db[name].with_options(codec_options=RAW)
             if name not in expiries:
                 expiries[name] = await _expiries(collection)

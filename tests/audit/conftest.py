@@ -1,0 +1,107 @@
+"""A database server and trails on it: several in one process write like the processes of a service."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import structlog
+from beanie import PydanticObjectId
+
+from app.audit.chain import GENESIS, digest
+from app.audit.models import DOCUMENTS
+from app.audit.trail import ChainedAuditTrail
+from app.core.audit import Act, Actor, ActorKind
+from tests.support.clocks import StandingClock
+from tests.support.mongodb import Db, empty_database, mongodb_server
+
+Row = dict[str, Any]
+MakeTrail = Callable[..., ChainedAuditTrail]
+ACCOUNT = PydanticObjectId("6b0288f1002b26997921d6aa")
+_numbers = itertools.count(1)
+
+
+def act(account: PydanticObjectId | None = ACCOUNT, **values: Any) -> Act:
+    """Something that happened."""
+    actor = Actor(ActorKind.SESSION, account, PydanticObjectId())
+    defaults: dict[str, Any] = {"action": "strategy_key.bind", "actor": actor, "target": ("strategy_key", "k")}
+    return Act(account_id=account, **{**defaults, "details": {"n": next(_numbers)}, **values})
+
+
+async def entries(db: Db) -> list[Row]:
+    """All entries, by number."""
+    return sorted([row async for row in db["audit_entries"].find({})], key=lambda row: row["number"])
+
+
+async def head(db: Db) -> Row:
+    """The stored head."""
+    row = await db["audit_chain"].find_one({"_id": "head"})
+    assert row is not None
+    return row
+
+
+async def check_chain(db: Db, count: int) -> list[dict[str, Any]]:
+    """The entries: `count` of them, numbered without a gap, each following the one before, the last one the head's."""
+    rows = await entries(db)
+    assert [row["number"] for row in rows] == list(range(1, count + 1))
+    previous = GENESIS
+    for row in rows:
+        assert (row["previous_hash"], row["hash"]) == (previous, digest(row))
+        previous = row["hash"]
+    assert [row["seq"] for row in rows] == sorted({row["seq"] for row in rows})
+    last = await head(db)
+    assert (last["number"], last["hash"]) == (count, previous)
+    return rows
+
+
+async def lose_insert(db: Db, count: int = 1) -> None:
+    """Leave the database as a crash between the move of the head and the insert of `count` entries does."""
+    carried = (await head(db))["carried"][-count:]
+    assert len(carried) == count
+    for row in carried:
+        await db["audit_entries"].delete_one({"_id": row["_id"]})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_logs() -> Iterator[None]:
+    """structlog's own default draws pictures of every frame, for seconds."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+    yield
+    structlog.reset_defaults()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def audit_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with mongodb_server(tmp_path_factory.mktemp("audit")) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def db(audit_url: str) -> AsyncIterator[Db]:
+    async with empty_database(audit_url, DOCUMENTS) as made:
+        yield made
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest_asyncio.fixture
+async def make_trail(db: Db, clock: StandingClock) -> AsyncIterator[MakeTrail]:
+    """Makes trails, each as another process has it; they are drained after the test."""
+    made: list[ChainedAuditTrail] = []
+
+    def make(database: Db | None = None, **options: Any) -> ChainedAuditTrail:
+        made.append(ChainedAuditTrail(db if database is None else database, clock, **options))
+        return made[-1]
+
+    yield make
+    for trail in made:
+        await trail.drain(2)
+
+
+@pytest.fixture
+def trail(make_trail: MakeTrail) -> ChainedAuditTrail:
+    return make_trail()
