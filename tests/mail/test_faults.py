@@ -1,0 +1,230 @@
+"""Whatever the mail server does: nothing is lost, no mail suffers for another, and it is tried at a sane pace."""
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from app.core.mail import Letter, MailRequest
+from app.mail.models import DOCUMENTS
+from app.mail.outbox import Timings
+from tests.mail.conftest import QUICK, MakePost, Post, until
+from tests.support.mongodb import empty_database, server_port, through
+from tests.support.smtp_server import SmtpServer
+from tests.support.tcp_proxy import TcpProxy
+
+
+async def reason(post: Post, expected: str) -> None:
+    """Wait until this is what `/health` gives as the last error."""
+
+    async def shown() -> bool:
+        return (await post.outbox.health())["last_error"] == expected
+
+    try:
+        await until(shown)
+    except AssertionError:
+        raise AssertionError((await post.outbox.health())["last_error"]) from None
+
+
+async def test_an_outage_loses_nothing_and_slows_no_request(make_post: MakePost, server: SmtpServer):
+    post = make_post(server)
+    server.stop()
+    began = time.monotonic()
+    for number in range(20):
+        await post.ask(f"p{number}@example.com")
+    assert time.monotonic() - began < 2
+    await reason(post, "connection refused")
+    assert post.codes == [], "no code is made for a mail that cannot leave"
+    rows = await post.rows()
+    assert {(row["state"], row["attempts"]) for row in rows} == {("waiting", 0)}
+    server.start()
+    for number in range(20):
+        await server.wait_for(f"p{number}@example.com")
+        await post.settled(f"p{number}@example.com", "sent")
+    assert len(server.mails) == 20
+
+
+async def test_tries_to_reach_a_server_that_is_away_become_rarer(make_post: MakePost, server: SmtpServer):
+    server.faults.greeting = b"554 5.3.2 Not today"
+    post = make_post(server, timings=Timings(look=0.05, first_backoff=0.1, last_backoff=60))
+    await post.ask("asha@example.com")
+    await reason(post, "unexpected reply (554 5.3.2)")
+    await asyncio.sleep(1.6)
+    # After 0.1, 0.3, 0.7, 1.5 s; a fifth of jitter either way.
+    assert 3 <= server.connections <= 6
+    assert (await post.row("asha@example.com"))["attempts"] == 0
+
+
+async def test_a_recipient_who_is_put_off_is_tried_again_and_others_are_not_held_up(
+    make_post: MakePost, server: SmtpServer
+):
+    post = make_post(server)
+    server.faults.rcpt_replies["busy@example.com"] = "451 4.7.1 Greylisted"
+    await post.ask("busy@example.com")
+    await post.ask("asha@example.com")
+    await server.wait_for("asha@example.com")
+    row = await post.row("busy@example.com")
+    assert (row["state"], row["last_error"]) == ("waiting", "recipient refused (451 4.7.1)")
+    assert (await post.outbox.health())["status"] == "ok", "one mailbox's trouble is not the service's"
+    del server.faults.rcpt_replies["busy@example.com"]
+    await server.wait_for("busy@example.com")
+    assert (await post.settled("busy@example.com", "sent"))["attempts"] >= 2
+
+
+async def test_a_mail_that_is_put_off_for_days_fails(make_post: MakePost, server: SmtpServer):
+    post = make_post(server, timings=replace(QUICK, give_up=timedelta(seconds=0.5)))
+    server.faults.data_reply = "452 4.3.1 No space"
+    await post.ask("asha@example.com")
+    row = await post.settled("asha@example.com", "failed")
+    assert row["last_error"] == "content refused (452 4.3.1)"
+    assert row["attempts"] >= 2
+    assert row["expires_at"] - row["settled_at"] == QUICK.keep
+    assert (await post.outbox.health())["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ({"rcpt_reply": "550 5.1.1 No such user bogus@example.com"}, "recipient refused (550 5.1.1)"),
+        ({"data_reply": "554 Looks like spam to bogus@example.com"}, "content refused (554)"),
+    ],
+)
+async def test_a_mail_that_is_refused_fails_at_once(
+    make_post: MakePost, server: SmtpServer, faults: dict[str, str], expected: str
+):
+    post = make_post(server)
+    for name, reply in faults.items():
+        setattr(server.faults, name, reply)
+    await post.ask("bogus@example.com")
+    row = await post.settled("bogus@example.com", "failed")
+    assert (row["last_error"], row["attempts"]) == (expected, 1)
+    health = await post.outbox.health()
+    assert (health["failed"], health["last_error"], health["status"]) == (1, expected, "ok")
+    for name in faults:
+        setattr(server.faults, name, None)
+    await post.ask("asha@example.com")
+    await server.wait_for("asha@example.com")
+
+
+async def test_a_refused_sender_is_a_setting_to_mend_and_fails_no_mail(make_post: MakePost, server: SmtpServer):
+    post = make_post(server)
+    server.faults.mail_reply = "553 5.7.1 arrow@mail.test is not yours"
+    await post.ask("asha@example.com")
+    await reason(post, "sender refused (553 5.7.1)")
+    assert (await post.row("asha@example.com"))["state"] == "waiting"
+    assert (await post.outbox.health())["status"] == "degraded"
+    server.faults.mail_reply = None
+    await server.wait_for("asha@example.com")
+
+
+async def test_a_mail_that_breaks_the_connection_goes_behind_the_others(make_post: MakePost, server: SmtpServer):
+    post = make_post(server, run=False, timings=replace(QUICK, first_retry=1.0))
+    server.faults.drops = 1
+    await post.ask("poison@example.com")
+    await asyncio.sleep(0.01)
+    await post.ask("asha@example.com")
+    post.start()
+    await server.wait_for("asha@example.com")
+    row = await post.row("poison@example.com")
+    assert (row["state"], row["last_error"], row["attempts"]) == ("waiting", "connection lost", 1)
+    await server.wait_for("poison@example.com")
+
+
+async def test_a_mail_whose_answer_was_lost_is_sent_again_under_the_same_id(make_post: MakePost, server: SmtpServer):
+    post = make_post(server)
+
+    async def same(request: MailRequest) -> Letter:
+        return Letter(request.to, "password_reset", {"name": None, "token": "x" * 43, "minutes": 30})
+
+    post.outbox.add_composer("same", same)
+    server.faults.lost_answers = 2
+    await post.ask("asha@example.com", kind="same")
+    await post.ask("bela@example.com")
+    first = await server.wait_for("asha@example.com")
+    again = await server.wait_for("asha@example.com", count=2)
+    assert first["Message-ID"] == again["Message-ID"]
+    assert first["Message-ID"].endswith("@mail.test>")
+    # With another code in it, it is another mail: mail programs must not hide it behind the first.
+    first, again = [await server.wait_for("bela@example.com", count=count) for count in (1, 2)]
+    assert first.text != again.text
+    assert first["Message-ID"] != again["Message-ID"]
+    assert not [code for code in post.codes if code in first["Message-ID"]]
+
+
+async def test_a_server_that_ends_connections_between_mails_is_reached_anew(make_post: MakePost, server: SmtpServer):
+    server.faults.mails_per_connection = 2
+    post = make_post(server, run=False, timings=Timings(first_backoff=60))
+    for number in range(5):
+        await post.ask(f"p{number}@example.com")
+    post.start()
+    for number in range(5):
+        await server.wait_for(f"p{number}@example.com")
+    assert sorted(mail.connection for mail in server.mails) == [1, 1, 2, 2, 3]
+    assert len(post.codes) == 5
+
+
+async def test_slow_replies_are_waited_for(make_post: MakePost, server: SmtpServer):
+    server.faults.delay = 0.1
+    post = make_post(server)
+    await post.ask("asha@example.com")
+    await server.wait_for("asha@example.com")
+    await post.settled("asha@example.com", "sent")
+    assert len(server.mails) == 1
+
+
+async def test_a_server_that_says_nothing_is_given_up(make_post: MakePost, server: SmtpServer):
+    server.faults.hang = True
+    post = make_post(server, timings=replace(QUICK, smtp=0.2))
+    await post.ask("asha@example.com")
+    await reason(post, "timeout")
+    assert (await post.row("asha@example.com"))["attempts"] == 0
+    server.faults.hang = False
+    await server.wait_for("asha@example.com")
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request", b"\x00\xff\x16\x03", b"999 " + b"x" * 40_000])
+async def test_something_that_is_no_mail_server_is_waited_for(make_post: MakePost, server: SmtpServer, greeting: bytes):
+    server.faults.greeting = greeting
+    post = make_post(server)
+    await post.ask("asha@example.com")
+
+    async def seen() -> bool:
+        error = (await post.outbox.health())["last_error"]
+        return error is not None and error.startswith("unexpected reply")
+
+    await until(seen)
+    server.faults.greeting = None
+    await server.wait_for("asha@example.com")
+
+
+async def test_a_database_that_is_away_for_a_moment_doubles_no_mail_and_ends_nothing(
+    make_post: MakePost, server: SmtpServer, mail_url: str
+):
+    async with TcpProxy(server_port(mail_url)) as proxy:
+        quick: dict[str, int] = {"serverSelectionTimeoutMS": 1000, "connectTimeoutMS": 200}
+        async with empty_database(through(mail_url, proxy.port), DOCUMENTS, **quick) as db:
+            post = make_post(server, at=db)
+            server.faults.delay = 0.05
+            await post.ask("asha@example.com")
+            while not post.codes:
+                await asyncio.sleep(0.005)
+            await proxy.cut()  # the mail is on its way, and cannot be noted as sent
+            await server.wait_for("asha@example.com")
+            await asyncio.sleep(0.5)
+            await proxy.mend()
+            server.faults.delay = 0
+            await post.settled("asha@example.com", "sent")
+            assert len(server.mails) == 1
+            # While nothing is sent, looks fail.
+            await proxy.cut()
+
+            async def noticed() -> bool:
+                return (await post.outbox.health())["status"] == "degraded"
+
+            await until(noticed)
+            await proxy.mend()
+            await post.ask("bela@example.com")
+            await server.wait_for("bela@example.com")
+            await post.stop()
