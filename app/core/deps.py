@@ -1,15 +1,17 @@
 """What endpoints ask for: services by their type, the caller, the caller's address."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
-from fastapi.security import OAuth2PasswordBearer
+from fastapi.dependencies.models import Dependant
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, OAuth2PasswordBearer
 from starlette.requests import HTTPConnection, Request
 
 from app.core.client_address import ClientAddressResolver, network_of
-from app.core.errors import UnauthorizedError
+from app.core.errors import ForbiddenError, UnauthorizedError
 from app.core.rate_limit import RateLimiter
-from app.core.security import Authenticator, Principal
+from app.core.security import Authenticator, Principal, Role, Scope
 from app.core.settings import Settings
 
 T = TypeVar("T")
@@ -70,16 +72,21 @@ async def _public_limit(
 PublicLimit = Depends(_public_limit)
 """For public endpoints: `RATE_LIMIT_PER_MINUTE` per address."""
 
-_bearer = OAuth2PasswordBearer(
+_password_flow = OAuth2PasswordBearer(
     tokenUrl="api/v1/auth/signin",
     auto_error=False,
-    description="Sign in with your e-mail address (or username) and password; leave the rest empty.",
+    description="Sign in with your e-mail address (or username) and password. With a second factor enrolled, its code "
+    "goes into `client_secret`; else leave the rest empty.",
+)
+_any_token = HTTPBearer(
+    auto_error=False, scheme_name="Bearer", description="An access token, or an API token (`arrow_…`)."
 )
 
 
 async def _current_user(
     request: Request,
-    token: Annotated[str | None, Depends(_bearer)],
+    token: Annotated[str | None, Depends(_password_flow)],
+    _: Annotated[HTTPAuthorizationCredentials | None, Depends(_any_token)],  # the same header: shown in the docs
     authenticator: Annotated[Authenticator, provided(Authenticator)],
     limiter: Annotated[RateLimiter, provided(RateLimiter)],
     settings: Annotated[Settings, provided(Settings)],
@@ -87,7 +94,7 @@ async def _current_user(
 ) -> Principal:
     try:
         if not token:
-            raise UnauthorizedError("Send an access token: Authorization: Bearer <access token>.")
+            raise UnauthorizedError("Send a token: Authorization: Bearer <access token or API token>.")
         principal = await authenticator.authenticate(token)
     except UnauthorizedError:
         # Guessing is limited like every other public request.
@@ -98,5 +105,50 @@ async def _current_user(
     return principal
 
 
-CurrentUser = Annotated[Principal, Depends(_current_user)]
-"""The caller of an endpoint that needs an access token; limited by `USER_RATE_LIMIT_PER_MINUTE`."""
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Who may call an endpoint; as a dependency it gives the caller, limited by `USER_RATE_LIMIT_PER_MINUTE`.
+
+    A signed-in person needs `role`, an API token needs `scope` as well; without a scope no API token may call it.
+    Raises `UnauthorizedError` without a valid token and `ForbiddenError` for one that does not suffice.
+    """
+
+    scope: Scope | None = None
+    role: Role = Role.USER
+
+    def __str__(self) -> str:
+        """Who may, for the documentation."""
+        person = "a signed-in person" if self.role is Role.USER else f"a signed-in person with the role `{self.role}`"
+        return f"{person}, or an API token with the scope `{self.scope}`" if self.scope else f"{person}, no API token"
+
+    async def __call__(self, caller: Annotated[Principal, Depends(_current_user)]) -> Principal:
+        """The caller, if they may."""
+        if caller.api_token and self.scope is None:
+            raise ForbiddenError("API tokens cannot do this; sign in with a password or a code.")
+        if self.scope is not None and self.scope not in caller.scopes:
+            # RFC 6750, section 3.1
+            raise ForbiddenError(
+                f"This API token was not given the scope {self.scope}.",
+                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{self.scope}"'},
+            )
+        if not caller.role.includes(self.role):
+            raise ForbiddenError(f"This is for accounts with the role {self.role}.")
+        return caller
+
+
+AccountReader = Annotated[Principal, Depends(Permission(Scope.ACCOUNT_READ))]
+StrategyReader = Annotated[Principal, Depends(Permission(Scope.STRATEGIES_READ))]
+StrategyWriter = Annotated[Principal, Depends(Permission(Scope.STRATEGIES_WRITE))]
+AlertReader = Annotated[Principal, Depends(Permission(Scope.ALERTS_READ))]
+AlertWriter = Annotated[Principal, Depends(Permission(Scope.ALERTS_WRITE))]
+AuditReader = Annotated[Principal, Depends(Permission(Scope.AUDIT_READ))]
+SignedIn = Annotated[Principal, Depends(Permission())]
+"""A person: sessions, passwords, tokens and second factors are not for API tokens."""
+Administrator = Annotated[Principal, Depends(Permission(role=Role.ADMIN))]
+
+
+def permission_of(dependant: Dependant) -> Permission | None:
+    """The permission that an endpoint's signature asks for; None if it asks for none (public, or by a key)."""
+    if isinstance(dependant.call, Permission):
+        return dependant.call
+    return next(filter(None, map(permission_of, dependant.dependencies)), None)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 class FieldError(NamedTuple):
@@ -14,7 +14,11 @@ class FieldError(NamedTuple):
 
 
 class DomainError(Exception):
-    """Something that a client can be told about. `detail` is a sentence that a person can act on."""
+    """Something that a client can be told about. `detail` is a sentence that a person can act on.
+
+    `extensions` are further members of the problem document, for programs: names of letters, digits and `_` with
+    values that JSON can hold (RFC 9457, section 3.2). They cannot replace the members that every problem has.
+    """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal server error"
@@ -24,6 +28,7 @@ class DomainError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.headers: dict[str, str] = dict(headers or {})
+        self.extensions: dict[str, Any] = {}
 
 
 class UnauthorizedError(DomainError):

@@ -17,12 +17,26 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 
 
 class SessionRevoked(Event, frozen=True):
-    """Sessions ended (logout, password change, reuse of a refresh token): their access tokens are worthless now."""
+    """Credentials of an account ended (logout, password change, reuse of a refresh token, a revoked API token):
+    access tokens of these sessions, and these API tokens, are worthless now."""
 
     user_id: str
     """The account, 24 hex digits."""
     session_ids: list[str]
-    """The sessions that ended, 24 hex digits each."""
+    """The sessions and API tokens that ended, 24 hex digits each."""
+
+
+class AccountChanged(Event, frozen=True):
+    """An account was (de)activated or got another role: nothing that a cache says about it or about any of its
+    sessions, tokens and keys is true any more."""
+
+    user_id: str
+    """The account, 24 hex digits."""
+    is_active: bool
+
+
+class MailWaiting(Event, frozen=True):
+    """A mail was put into the outbox: whoever sends mails need not wait for the next look."""
 
 
 class KeyChanged(Event, frozen=True):
@@ -64,5 +78,5 @@ class PeersChanged(Event, frozen=True):
     """Why, in words for the log."""
 
 
-WireEvent = SessionRevoked | KeyChanged | AlertStored | AlertChanged
+WireEvent = SessionRevoked | AccountChanged | MailWaiting | KeyChanged | AlertStored | AlertChanged
 """The events that travel between processes."""

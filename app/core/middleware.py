@@ -18,6 +18,7 @@ from app.core.errors import PayloadTooLargeError, StartupError
 from app.core.metrics import Metrics
 from app.core.problem import domain_response, problem_response
 from app.core.redaction import scrub_path
+from app.core.request_info import RequestInfo, note_request, printable
 from app.core.settings import SettingsError
 
 log = structlog.get_logger("arrow.request")
@@ -61,6 +62,7 @@ class RequestContextMiddleware:
         if scheme := self._addresses.scheme(scope):
             scope["scheme"] = scheme
         scope.setdefault("state", {})["request_id"] = request_id.decode()
+        note_request(lambda: self._info(scope))
         status = 0
         head = scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if head else scope
@@ -92,6 +94,10 @@ class RequestContextMiddleware:
         finally:
             self._metrics.in_progress.dec()
             self._record(scope, inner.get("route"), status, time.perf_counter() - began)
+
+    def _info(self, scope: Scope) -> RequestInfo:
+        agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"").decode("latin-1")
+        return RequestInfo(scope["state"]["request_id"], self._addresses.of(scope), printable(agent[:256]) or None)
 
     def _request_id(self, scope: Scope) -> bytes:
         for name, value in scope["headers"]:

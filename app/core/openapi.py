@@ -5,12 +5,22 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 
+from app.core.deps import permission_of
 from app.core.problem import Problem
 
 TAGS = [
-    {"name": "Accounts", "description": "Sign up, sign in, refresh, sign out. Tokens are bearer tokens."},
+    {
+        "name": "Accounts",
+        "description": "Sign up, sign in by password or mailed code, recover, sign out.",
+    },
+    {"name": "Sessions", "description": "Where an account is signed in; end one, or all."},
+    {"name": "Second factor", "description": "An authenticator app and recovery codes: sign-in in two steps."},
+    {"name": "API tokens", "description": "For programs: named, limited to scopes, expiring, revocable."},
+    {"name": "Administration", "description": "Accounts of others, for administrators."},
+    {"name": "Audit", "description": "Who did what: append-only, and chained so that no entry can vanish unseen."},
     {
         "name": "Strategies and keys",
         "description": "A strategy's secret key is what TradingView's webhook URL carries.",
@@ -58,6 +68,7 @@ def install_openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> None:
                 tags=app.openapi_tags,
                 license_info=app.license_info,
             )
+            _name_permissions(app, document)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             shown: list[type[BaseModel]] = [Problem, *models]
             for model in shown:
@@ -68,3 +79,14 @@ def install_openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _name_permissions(app: FastAPI, document: dict[str, Any]) -> None:
+    """Say under each operation who may call it."""
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        permission = permission_of(route.dependant) if isinstance(route, APIRoute) else None
+        for method in (context.methods or ()) if permission else ():
+            operation = document["paths"].get(context.path, {}).get(method.lower())
+            if operation:
+                operation["description"] = f"{operation.get('description', '')}\n\n**For** {permission}.".strip()

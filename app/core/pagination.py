@@ -20,6 +20,19 @@ T = TypeVar("T")
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 
+PAGED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "X-Next-Cursor": {
+                "description": "`cursor` of the next page, if there is one. With filters a page may be short before.",
+                "schema": {"type": "string"},
+            },
+            "Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}},
+        }
+    }
+}
+"""For `responses=` of a list: the headers that lead on."""
+
 
 class Cursor(NamedTuple):
     """The last row of the page before: its order number and id."""

@@ -94,6 +94,7 @@ def problem_response(
     slug: str = "error",
     headers: Mapping[str, str] | None = None,
     errors: Sequence[FieldError] = (),
+    extensions: Mapping[str, Any] | None = None,
 ) -> Response:
     """The answer for an error; `scope` gives the request's path and id."""
     content: dict[str, Any] = {
@@ -106,6 +107,8 @@ def problem_response(
     }
     if errors:
         content["errors"] = [{"loc": list(error.loc), "msg": error.msg, "type": error.type} for error in errors]
+    for name, value in (extensions or {}).items():
+        content.setdefault(name, value)
     return Response(msgspec.json.encode(content), status, dict(headers or {}), MEDIA_TYPE)
 
 
@@ -120,6 +123,7 @@ def domain_response(scope: Scope, error: DomainError) -> Response:
         slug=error.slug,
         headers=error.headers,
         errors=errors,
+        extensions=error.extensions,
     )
 
 

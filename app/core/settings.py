@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.asyncio.connection import parse_url as parse_redis_url
 
+from app.core.encryption_keys import check_keys, new_key
 from app.core.key_files import read_or_create_secret
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -39,6 +41,8 @@ _PLACEHOLDERS = ("your-secret", "changeme", "change-me", "change_me", "secret-ke
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE).match
 _BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE).fullmatch
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+", re.IGNORECASE).fullmatch
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_SENDER = re.compile(r"(?:[^<>@]*<)?[^<>@\s]+@[^<>@\s]+>?").fullmatch
 MAX_RETENTION_DAYS = 36_500
 """A hundred years: beyond what a date can hold, nothing could be stored any more."""
 
@@ -136,6 +140,17 @@ class Settings(BaseSettings):
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     access_token_expire_minutes: int = Field(30, ge=1, le=24 * 60)
     refresh_token_expire_days: int = Field(7, ge=1, le=365)
+    otp_expire_minutes: int = Field(5, ge=1, le=60)
+    encryption_keys: Annotated[list[SecretStr], NoDecode] = []
+    audit_retention_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS)
+
+    # mail
+    smtp_host: str | None = None
+    smtp_port: int = Field(587, ge=1, le=65535)
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    mail_from: str | None = None
 
     # limits
     rate_limit_per_minute: int = Field(60, ge=1)
@@ -175,7 +190,7 @@ class Settings(BaseSettings):
         choices = alias.choices if isinstance(alias, AliasChoices) else []
         return [str(choice).upper() for choice in choices if str(choice).upper() != name]
 
-    @field_validator("allowed_origins", "secret_key_previous", mode="before")
+    @field_validator("allowed_origins", "secret_key_previous", "encryption_keys", mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
         return _split(value)
@@ -249,6 +264,37 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// address, without spaces, query or fragment")
         return value.rstrip("/") if value else None
 
+    @field_validator("encryption_keys")
+    @classmethod
+    def _fernet_keys(cls, value: list[SecretStr]) -> list[SecretStr]:
+        return [SecretStr(key) for key in check_keys(key.get_secret_value() for key in value)]
+
+    @field_validator("mail_from")
+    @classmethod
+    def _sender(cls, value: str | None) -> str | None:
+        # One address, with a name or without; whatever else has no place in a header.
+        if value and not (value.isprintable() and _SENDER(value)):
+            raise ValueError("must be an address, as in Arrow <arrow@example.com>")
+        return value
+
+    @field_validator("smtp_host", "smtp_username")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        if value and (not value.isprintable() or " " in value or "/" in value):
+            raise ValueError("must be a plain name, without spaces or slashes")
+        return value
+
+    @field_validator("smtp_tls", mode="before")
+    @classmethod
+    def _tls_words(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _smtp(self) -> Self:
+        if self.smtp_username and not self.smtp_password:
+            raise ValueError("SMTP_PASSWORD: is required with SMTP_USERNAME")
+        return self
+
     @model_validator(mode="after")
     def _secret_key(self) -> Self:
         secret = self.secret_key.get_secret_value()
@@ -263,22 +309,41 @@ class Settings(BaseSettings):
                 if weakness := next(filter(None, map(_weakness, keys)), None):
                     raise ValueError(f"{name}: {weakness}")
         elif not secret:
-            try:
-                made = read_or_create_secret(self.data_dir / "secrets" / "secret_key", lambda: secrets.token_hex(32))
-            except OSError as error:
-                raise ValueError(f"DATA_DIR: cannot be used ({error.strerror}: {error.filename})") from None
+            made = self._made_once("secret_key", lambda: secrets.token_hex(32))
             object.__setattr__(self, "secret_key", SecretStr(made))
+        if not self.encryption_keys and not self.production:
+            made = self._made_once("encryption_key", new_key)
+            try:
+                keys = check_keys([made])
+            except ValueError as error:
+                path = self.data_dir / "secrets" / "encryption_key"
+                raise ValueError(f"DATA_DIR: in {path} {error}") from None
+            object.__setattr__(self, "encryption_keys", [SecretStr(key) for key in keys])
         if not self.redis_url and self.redis_host:
             host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
             url = f"redis://{host}:{self.redis_port}/{self.redis_db}"
             object.__setattr__(self, "redis_url", SecretStr(url))
         return self
 
+    def _made_once(self, name: str, make: Callable[[], str]) -> str:
+        try:
+            return read_or_create_secret(self.data_dir / "secrets" / name, make)
+        except OSError as error:
+            raise ValueError(f"DATA_DIR: cannot be used ({error.strerror}: {error.filename})") from None
+
     def doubts(self) -> list[str]:
         """What is probably a mistake, and not wrong enough to stop the start; a line each, without a secret."""
         lines = []
         if len(self.secret_key.get_secret_value().encode()) < MIN_SECRET_BYTES:
             lines.append(f"SECRET_KEY is shorter than {MIN_SECRET_BYTES} bytes; production refuses it")
+        if not self.encryption_keys:
+            lines.append("ENCRYPTION_KEYS is not set: nobody can enrol a second factor")
+        if self.production and not self.smtp_host:
+            lines.append("SMTP_HOST is not set: no codes, no verification and no password reset by e-mail")
+        if self.smtp_host and not self.mail_from and "@" not in (self.smtp_username or ""):
+            lines.append("MAIL_FROM is not set: mails come from arrow@localhost, which most servers refuse")
+        if self.smtp_username and self.smtp_tls == "none" and self.smtp_host not in _LOOPBACK:
+            lines.append("SMTP_TLS is none: the mail server's password travels in clear text")
         names = {name.upper() for field in type(self).model_fields for name in _names(field)} | _OF_SCRIPTS
         for name in dotenv_values(".env"):
             if name.upper() not in names:

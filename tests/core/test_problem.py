@@ -86,6 +86,21 @@ ERRORS: dict[str, Exception] = {
     "rate-limited": RateLimitedError("Slower.", retry_after=7.2, limit=60),
     "unavailable": UnavailableError("Later.", retry_after=0.2),
 }
+
+
+class OwnError(UnauthorizedError):
+    """As features define them: a slug of its own, and members for programs."""
+
+    title = "Show more"
+    slug = "show-more"
+
+    def __init__(self) -> None:
+        super().__init__("Show the ticket.")
+        own = {"ticket": "t-1", "expires_in": 300, "methods": ["a", "b"]}
+        reserved = {"detail": "another", "status": 200, "type": "another", "request_id": "another"}
+        self.extensions = {**own, **reserved}
+
+
 DRIVER: dict[str, Exception] = {
     "AutoReconnect": AutoReconnect(f"mongodb://arrow:{PASSWORD}@db.internal:27017 closed"),
     "ServerSelectionTimeoutError": ServerSelectionTimeoutError("db.internal:27017: refused"),
@@ -116,7 +131,7 @@ def make_app() -> FastAPI:
 
     @app.get("/fail/{name}")
     async def fail(name: str) -> None:
-        raise (ERRORS | DRIVER | HTTP | HIDDEN)[name]
+        raise OwnError() if name == "own" else (ERRORS | DRIVER | HTTP | HIDDEN)[name]
 
     @app.get("/caused")
     async def caused() -> None:
@@ -165,13 +180,15 @@ def client() -> Iterator[httpx.Client]:
         yield made
 
 
-def problem(answer: httpx.Response, status: int, slug: str | None = None) -> dict[str, Any]:
-    """The document of an answer that has to be a problem of this status."""
+def problem(
+    answer: httpx.Response, status: int, slug: str | None = None, extensions: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The document of an answer that has to be a problem of this status, with these further members and no others."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == MEDIA_TYPE
     content: dict[str, Any] = answer.json()
     expected = {"type", "title", "status", "detail", "instance", "request_id"}
-    assert set(content) - {"errors"} == expected
+    assert set(content) - {"errors"} == expected | extensions
     assert content["status"] == status
     assert content["request_id"] == answer.headers["X-Request-ID"]
     assert all(isinstance(content[name], str) and content[name] for name in expected - {"status"})
@@ -203,6 +220,21 @@ def test_headers_that_go_with_errors(client: httpx.Client):
     assert client.get("/fail/invalid-input").json()["errors"] == [
         {"loc": ["body", "x", 0], "msg": "wrong", "type": "kind"}
     ]
+
+
+def test_further_members_stand_beside_the_standard_ones_and_never_in_their_place(client: httpx.Client):
+    answer = client.get("/fail/own")
+
+    content = problem(answer, 401, "show-more", frozenset({"ticket", "expires_in", "methods"}))
+    assert (content["ticket"], content["expires_in"], content["methods"]) == ("t-1", 300, ["a", "b"])
+    assert (content["title"], content["detail"]) == ("Show more", "Show the ticket.")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_one_error_s_members_are_not_those_of_the_next(client: httpx.Client):
+    client.get("/fail/own")
+    assert ConflictError("It is taken.").extensions == {}
+    problem(client.get("/fail/unauthorized"), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("name", DRIVER)
