@@ -7,9 +7,10 @@ from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
 from app.auth.models import UserDocument
+from app.auth.password_rules import demand_good
 from app.auth.passwords import Passwords
-from app.auth.schemas import normalise_email
-from app.core.clock import Clock
+from app.auth.schemas.accounts import normalise_email
+from app.core.clock import Clock, Sequence
 from app.core.errors import ConflictError
 from app.core.security import Role
 
@@ -45,14 +46,18 @@ class Accounts:
     def __init__(self, *, clock: Clock, passwords: Passwords) -> None:
         self._clock = clock
         self._passwords = passwords
+        self._sequence = Sequence(clock)
 
     async def create(self, new: NewAccount) -> UserDocument:
         """Store a new account; raises `ConflictError` when the e-mail or the username is taken.
 
-        The unique indexes decide that, so of many at once exactly one succeeds.
+        The unique indexes decide that, so of many at once exactly one succeeds. A password that must not be this
+        account's (`password_rules`) is an `InvalidInputError`.
         """
+        demand_good(new.password, email=new.email, username=new.username, field="password")
         now = self._clock.now()
         user = UserDocument(
+            seq=self._sequence.next(),
             email=new.email,
             username=new.username,
             name=new.name,
@@ -74,6 +79,11 @@ class Accounts:
         """The account with this id."""
         return await UserDocument.find_one({"_id": user_id})
 
+    async def is_active(self, user_id: PydanticObjectId) -> bool:
+        """Whether the account exists and is not deactivated."""
+        row = await UserDocument.get_pymongo_collection().find_one({"_id": user_id}, {"is_active": 1})
+        return row is not None and bool(row["is_active"])
+
     async def find(self, identifier: str) -> UserDocument | None:
         """The account with this (normalised) e-mail or username."""
         field = "email" if "@" in identifier else "username"
@@ -89,9 +99,39 @@ class Accounts:
             return None
         if verdict.replacement:
             # Only if nobody changed the password meanwhile.
-            await UserDocument.get_pymongo_collection().update_one(
-                {"_id": user.id, "hashed_password": user.hashed_password},
-                {"$set": {"hashed_password": verdict.replacement, "updated_at": self._clock.now()}},
-            )
+            if await self.store_hash(user, verdict.replacement, unless_changed=True):
+                user.hashed_password = verdict.replacement
             log.info("password hash replaced by a stronger one", user_id=str(user.id))
         return user
+
+    async def new_hash(self, user: UserDocument, password: str) -> str:
+        """The hash of a new password for `user`; `InvalidInputError` (field `new_password`) if it must not be theirs.
+
+        Apart from storing it, so that what is spent for a change is spent when nothing can refuse it any more.
+        """
+        demand_good(password, email=user.email, username=user.username, field="new_password")
+        return await self._passwords.hash(password)
+
+    async def store_hash(self, user: UserDocument, hashed: str, *, unless_changed: bool = False) -> bool:
+        """Make `hashed` the account's; with `unless_changed` only if it still has the hash that `user` was read with.
+
+        False if nothing was stored.
+        """
+        expected = {"hashed_password": user.hashed_password} if unless_changed else {}
+        result = await UserDocument.get_pymongo_collection().update_one(
+            {"_id": user.id, **expected}, {"$set": {"hashed_password": hashed, "updated_at": self._clock.now()}}
+        )
+        return result.modified_count == 1
+
+    async def set_password(self, user: UserDocument, password: str) -> None:
+        """Give the account a new password, whatever it was; ending its sessions is the caller's to do."""
+        await self.store_hash(user, await self.new_hash(user, password))
+        log.info("password set", user_id=str(user.id))
+
+    async def mark_verified(self, user_id: PydanticObjectId, email: str) -> bool:
+        """Note that the owner of the account reads mail at `email`; False if it has another address, or is verified."""
+        result = await UserDocument.get_pymongo_collection().update_one(
+            {"_id": user_id, "email": email, "is_verified": False},
+            {"$set": {"is_verified": True, "updated_at": self._clock.now()}},
+        )
+        return result.modified_count == 1

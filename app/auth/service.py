@@ -1,27 +1,59 @@
-"""The use cases of accounts, in terms of what clients send and get."""
+"""The use cases of signing up, in and out, in terms of what clients send and get."""
 
 from typing import NoReturn
 
 from beanie import PydanticObjectId
 
 from app.auth.accounts import Accounts, NewAccount, normalise_identifier
+from app.auth.challenges import Challenges, WrongSecondFactorError
+from app.auth.guard import SignInGuard
 from app.auth.models import UserDocument
-from app.auth.schemas import RegisterBody, SignupBody, TokenPair, User
+from app.auth.notices import Notices
+from app.auth.otp import OtpCodes
+from app.auth.places import SignInPlaces
+from app.auth.schemas.accounts import RegisterBody, SignupBody, TokenPair, User
+from app.auth.second_factor import SecondFactors
 from app.auth.sessions import Client, Sessions
+from app.core.audit import Act, Actor, ActorKind, AuditTrail, Outcome
 from app.core.client_address import network_of
+from app.core.clock import Clock
 from app.core.errors import ForbiddenError, UnauthorizedError
+from app.core.mail import MailRequest
 from app.core.rate_limit import RateLimiter
 from app.core.settings import Settings
 
 
 class AuthService:
-    """Sign-up, sign-in, refresh, sign-out."""
+    """Sign-up, sign-in in one or two steps, refresh, sign-out."""
 
-    def __init__(self, *, settings: Settings, accounts: Accounts, sessions: Sessions, limiter: RateLimiter) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        settings: Settings,
+        limiter: RateLimiter,
+        accounts: Accounts,
+        sessions: Sessions,
+        guard: SignInGuard,
+        places: SignInPlaces,
+        otp: OtpCodes,
+        second_factors: SecondFactors,
+        challenges: Challenges,
+        notices: Notices,
+        audit: AuditTrail,
+    ) -> None:
+        self._clock = clock
         self._settings = settings
+        self._limiter = limiter
         self._accounts = accounts
         self._sessions = sessions
-        self._limiter = limiter
+        self._guard = guard
+        self._places = places
+        self._otp = otp
+        self._second_factors = second_factors
+        self._challenges = challenges
+        self._notices = notices
+        self._audit = audit
 
     async def register(self, body: RegisterBody) -> User:
         """Make an account; `ConflictError` when the e-mail or username is taken."""
@@ -32,34 +64,109 @@ class AuthService:
             username=body.username,
             mobile=body.mobile,
         )
-        return _shown(await self._accounts.create(new))
+        return shown(await self._sign_up(new))
 
     async def signup(self, body: SignupBody, client: Client) -> TokenPair:
         """Make an account and sign in at once; `ConflictError` when the e-mail is taken."""
-        user = await self._accounts.create(NewAccount(body.email, body.password.get_secret_value()))
-        return await self._sessions.open(user, client)
+        user = await self._sign_up(NewAccount(body.email, body.password.get_secret_value()))
+        return await self._open(user, client, "password")
 
-    async def login(self, identifier: str, password: str, client: Client) -> TokenPair:
+    async def _sign_up(self, new: NewAccount) -> UserDocument:
+        user = await self._accounts.create(new)
+        await self._audit.record(Act("auth.sign_up", user.id, Actor(ActorKind.NOBODY, user.id)))
+        await self._notices.send(MailRequest("verify_email", user.email, key=user.email))
+        return user
+
+    async def login(self, identifier: str, password: str, client: Client, code: str | None = None) -> TokenPair:
         """Tokens for the right password of the account with this e-mail or username.
 
         Raises `UnauthorizedError` with the same text and after the same time for a wrong password and for an unknown
-        account, `ForbiddenError` for an account that is not active (told only to who knows its password), and
-        `RateLimitedError` after too many attempts, successful or not.
+        account, `ForbiddenError` for an account that is not active (told only to who knows its password),
+        `SecondFactorRequiredError` (with a challenge) where a second factor is enrolled and no `code` came along, and
+        `RateLimitedError` after too many attempts.
         """
         identifier = normalise_identifier(identifier)
-        # The address first: who is over that limit must not use up the attempts of somebody else's account.
-        network = network_of(client.address)
-        await self._limiter.hit("auth-address", network, self._settings.auth_address_rate_limit_per_minute)
-        # An account has two names but one limit.
         found = await self._accounts.find(identifier)
-        account = str(found.id) if found else identifier
-        await self._limiter.hit("auth-account", account, self._settings.auth_rate_limit_per_minute)
+        # An account has two names but one limit.
+        attempt = await self._guard.admit("password", str(found.id) if found else identifier, client)
         user = await self._accounts.verify(found, password)
         if user is None:
+            await self._guard.failed(attempt)
+            await self._denied(found, "password", "wrong password" if found else "unknown account")
             raise UnauthorizedError("The e-mail address (or username) and the password do not match an account.")
+        await self._guard.succeeded(attempt)
+        return await self._admit(user, client, "password", code)
+
+    async def request_otp(self, email: str, client: Client) -> None:
+        """Have a code sent to `email`, if it has an account; see `OtpCodes.request`. Raises `RateLimitedError`."""
+        # The network first: who is over that limit must not use up the mails of somebody else's address.
+        per_network = self._settings.auth_address_rate_limit_per_minute
+        await self._limiter.hit("mail-network", network_of(client.address), per_network)
+        await self._limiter.hit("mail-otp", email, self._settings.auth_rate_limit_per_minute)
+        await self._otp.request(email)
+
+    async def otp_login(self, email: str, otp: str, client: Client, code: str | None = None) -> TokenPair:
+        """Tokens for the code that was sent to `email`; errors as in `login`, one text for whatever was wrong."""
+        found = await self._accounts.find(email)
+        attempt = await self._guard.admit("otp", str(found.id) if found else email, client)
+        user_id = await self._otp.check(email, otp)
+        user = await self._accounts.get(user_id) if user_id else None
+        if user is None:
+            await self._guard.failed(attempt)
+            await self._denied(found, "otp", "wrong or expired code")
+            raise UnauthorizedError("The code is wrong, was used, or has expired; ask for a new one.")
+        await self._guard.succeeded(attempt)
+        await self._accounts.mark_verified(user.id, email)  # who reads its mail has the mailbox
+        return await self._admit(user, client, "otp", code)
+
+    async def _admit(self, user: UserDocument, client: Client, method: str, code: str | None) -> TokenPair:
+        """Whoever is past the first factor: tokens, or what is still missing."""
         if not user.is_active:
-            raise ForbiddenError("This account is deactivated; ask the administrator.")
-        return await self._sessions.open(user, client)
+            await self._denied(user, method, "deactivated", Outcome.REFUSED)
+            raise _deactivated()
+        if code is None:
+            await self._challenges.ask(user.id, method, user.session_epoch)
+            return await self._open(user, client, method)
+        if not await self._second_factors.enrolled(user.id):
+            return await self._open(user, client, method)
+        factor = await self._second_factors.attempt(user.id, code, client)
+        if factor is None:
+            await self._denied(user, method, "wrong second factor")
+            raise UnauthorizedError("The code of the second factor is wrong or was used already.")
+        return await self._open(user, client, f"{method}+{factor}")
+
+    async def second_step(self, challenge_token: str, code: str, client: Client) -> TokenPair:
+        """Tokens for the challenge of a first step and a code; errors as in `Challenges.redeem`."""
+        try:
+            step = await self._challenges.redeem(challenge_token, code, client)
+        except WrongSecondFactorError as error:
+            await self._denied(await self._accounts.get(error.user_id), error.method, "wrong second factor")
+            raise
+        user = await self._accounts.get(step.user_id) or _gone()
+        if not user.is_active:
+            await self._denied(user, step.method, "deactivated", Outcome.REFUSED)
+            raise _deactivated()
+        # As the account was at the first step: if all its sessions were ended since, this one must not begin.
+        user.session_epoch = step.session_epoch
+        return await self._open(user, client, step.method)
+
+    async def _open(self, user: UserDocument, client: Client, method: str) -> TokenPair:
+        tokens = await self._sessions.open(user, client, method)
+        if await self._places.note(user.id, client):
+            values = {
+                "when": self._clock.now().isoformat(),
+                "address": client.address,
+                "device": client.user_agent,
+                "method": method,
+            }
+            await self._notices.send(MailRequest("new_sign_in", user.email, values))
+        return tokens
+
+    async def _denied(
+        self, user: UserDocument | None, method: str, reason: str, outcome: Outcome = Outcome.FAILURE
+    ) -> None:
+        details = {"method": method, "reason": reason}
+        await self._audit.record(Act("auth.sign_in", user.id if user else None, outcome=outcome, details=details))
 
     async def refresh(self, refresh_token: str, client: Client) -> TokenPair:
         """See `Sessions.refresh`."""
@@ -67,18 +174,25 @@ class AuthService:
 
     async def logout(self, refresh_token: str) -> None:
         """See `Sessions.end`."""
-        await self._sessions.end(refresh_token)
+        user_id, session_id = await self._sessions.end(refresh_token)
+        actor = Actor(ActorKind.SESSION, user_id, session_id)
+        await self._audit.record(Act("auth.sign_out", user_id, actor, target=("session", str(session_id))))
 
     async def me(self, user_id: PydanticObjectId) -> User:
         """The caller's account; `UnauthorizedError` if it is gone."""
-        return _shown(await self._accounts.get(user_id) or _gone())
+        return shown(await self._accounts.get(user_id) or _gone())
+
+
+def _deactivated() -> ForbiddenError:
+    return ForbiddenError("This account is deactivated; ask the administrator.")
 
 
 def _gone() -> NoReturn:
     raise UnauthorizedError("This account does not exist any more.")
 
 
-def _shown(user: UserDocument) -> User:
+def shown(user: UserDocument) -> User:
+    """An account as its owner and administrators see it."""
     return User(
         id=str(user.id),
         email=user.email,

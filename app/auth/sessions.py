@@ -1,21 +1,31 @@
 """Sessions: opened by a sign-in, carried on by refresh tokens that work once, ended as a whole."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import structlog
 from beanie import PydanticObjectId
 
+from app.auth.devices import device_name
 from app.auth.models import RefreshTokenDocument, SessionDocument, UserDocument
-from app.auth.schemas import TokenPair
+from app.auth.schemas.accounts import TokenPair
+from app.auth.schemas.sessions import SessionInfo
 from app.auth.tokens import AccessTokens, digest_of, new_refresh_token
+from app.core.audit import Act, Actor, ActorKind, AuditTrail, Outcome
 from app.core.bus import Bus
-from app.core.clock import Clock
-from app.core.errors import UnauthorizedError
+from app.core.clock import Clock, Sequence
+from app.core.errors import NotFoundError, UnauthorizedError
 from app.core.events import SessionRevoked
+from app.core.mail import MailRequest, Mails
+from app.core.pagination import Page, PageRequest, newest_first, read_page
+from app.core.security import Principal
 
 log = structlog.get_logger(__name__)
+
+AT_ONCE = 500
+"""Sessions that one event names: a few ten KiB on the bus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +36,48 @@ class Client:
     user_agent: str | None = None
 
 
-class Sessions:
-    """Opens, refreshes and ends sessions."""
+class EndedSession(NamedTuple):
+    """A session that somebody ended by one of its refresh tokens, and whose it was."""
 
-    def __init__(self, *, clock: Clock, bus: Bus, tokens: AccessTokens, lifetime: timedelta) -> None:
-        """`lifetime` is how long a session lives without being refreshed (and each of its refresh tokens at most)."""
+    user_id: PydanticObjectId
+    session_id: PydanticObjectId
+
+
+class Sessions:
+    """Opens, refreshes, lists and ends sessions."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        bus: Bus,
+        tokens: AccessTokens,
+        lifetime: timedelta,
+        audit: AuditTrail,
+        mails: Mails | None = None,
+    ) -> None:
+        """`lifetime` is how long a session lives without being refreshed (and each of its refresh tokens at most).
+
+        Without `mails` no owner is told of a refresh token that returns: for programs that only end sessions.
+        """
         self._clock = clock
         self._bus = bus
         self._tokens = tokens
         self._lifetime = lifetime
+        self._audit = audit
+        self._mails = mails
+        self._sequence = Sequence(clock)
 
-    async def open(self, user: UserDocument, client: Client) -> TokenPair:
-        """A new session of `user`, and its first tokens."""
+    async def open(self, user: UserDocument, client: Client, method: str = "password") -> TokenPair:
+        """A new session of `user`, and its first tokens.
+
+        `user` as it was read before the credential was checked: raises `UnauthorizedError` when the account was
+        deactivated, or all its sessions were ended, after that.
+        """
         now = self._clock.now()
         session = SessionDocument(
+            seq=self._sequence.next(),
+            method=method,
             user_id=user.id,
             created_at=now,
             last_used_at=now,
@@ -48,9 +86,31 @@ class Sessions:
             user_agent=client.user_agent,
         )
         await session.insert()
+        await self._still_welcome(user, session)
         refresh_token, _ = await self._add_refresh_token(session)
         log.info("signed in", user_id=str(user.id), session_id=str(session.id))
+        actor = Actor(ActorKind.SESSION, user.id, session.id)
+        target = ("session", str(session.id))
+        await self._audit.record(Act("auth.sign_in", user.id, actor, target=target, details={"method": method}))
         return self._pair(session, refresh_token)
+
+    async def reopen(self, user: UserDocument, client: Client, method: str) -> TokenPair:
+        """A session in place of those that `revoke_all` has just ended, for who ended them.
+
+        `user` as it was read before that. Raises `UnauthorizedError` if somebody else ended them all meanwhile too.
+        """
+        return await self.open(user.model_copy(update={"session_epoch": user.session_epoch + 1}), client, method)
+
+    async def _still_welcome(self, user: UserDocument, session: SessionDocument) -> None:
+        """Take back a session that was opened while all sessions of its account were being ended.
+
+        `revoke_all` counts first and looks for sessions then, `open` stores the session first and looks at the count
+        then: whichever way they meet, one of them sees the other.
+        """
+        now = await UserDocument.find_one({"_id": user.id})
+        if now is None or not now.is_active or now.session_epoch != user.session_epoch:
+            await SessionDocument.get_pymongo_collection().delete_one({"_id": session.id})
+            raise UnauthorizedError("The account changed while you signed in; sign in again.")
 
     async def refresh(self, refresh_token: str, client: Client) -> TokenPair:
         """Spend a refresh token for new tokens.
@@ -64,7 +124,7 @@ class Sessions:
         if token is None:
             raise _unusable()
         if token.spent:
-            await self._returned(token)
+            await self._returned(token, client)
         if token.expires_at <= now:
             raise _unusable()
         session = await SessionDocument.find_one({"_id": token.session_id})
@@ -79,11 +139,11 @@ class Sessions:
         successor, successor_id = await self._add_refresh_token(session)
         if not await self._spend(token):
             await RefreshTokenDocument.get_pymongo_collection().delete_one({"_id": successor_id})
-            await self._returned(token)
+            await self._returned(token, client)
         await self._carry_on(session, client)
         return self._pair(session, successor)
 
-    async def end(self, refresh_token: str) -> None:
+    async def end(self, refresh_token: str) -> EndedSession:
         """End the session of this refresh token, whether it is spent or not; ending twice is fine.
 
         Raises `UnauthorizedError` for a token that this service does not know.
@@ -92,18 +152,76 @@ class Sessions:
         if token is None:
             raise UnauthorizedError("This refresh token is not known; nothing was ended.")
         await self.revoke(token.user_id, token.session_id, "signed out")
+        return EndedSession(token.user_id, token.session_id)
 
-    async def revoke(self, user_id: PydanticObjectId, session_id: PydanticObjectId, reason: str) -> None:
-        """End a session: its refresh and access tokens stop working, in every process once this returns."""
+    async def mine(self, caller: Principal, page: PageRequest) -> Page[SessionInfo]:
+        """The caller's live sessions, newest first."""
+        found = await read_page(self._live(caller.user_id, page), page)
+        return Page([_info(row, caller) for row in found.rows], found.next)
+
+    async def end_one(self, caller: Principal, session_id: PydanticObjectId) -> None:
+        """End one of the caller's sessions; raises `NotFoundError`. Ending it again changes nothing."""
+        session = await SessionDocument.find_one({"_id": session_id})
+        if session is None or session.user_id != caller.user_id:
+            raise NotFoundError("There is no session with this id.")
+        await self.revoke(caller.user_id, session_id, "ended by its owner")
+        await self._audit.record(
+            Act("session.end", caller.user_id, Actor.of(caller), target=("session", str(session_id)))
+        )
+
+    async def end_all(self, caller: Principal, *, keep_current: bool) -> int:
+        """End all of the caller's sessions, or all the others; how many they were."""
+        but = caller.session_id if keep_current else None
+        ended = await self.revoke_all(caller.user_id, "ended by its owner with all others", but=but)
+        details = {"sessions": ended, "kept_current": keep_current}
+        await self._audit.record(Act("session.end_all", caller.user_id, Actor.of(caller), details=details))
+        return ended
+
+    async def revoke_all(self, user_id: PydanticObjectId, reason: str, *, but: PydanticObjectId | None = None) -> int:
+        """End all sessions of an account except `but`, as `revoke` does, and sign-ins that are under way.
+
+        What the reason is (a new password, a deactivation) has to be stored before. Returns how many were ended.
+        """
+        await UserDocument.get_pymongo_collection().update_one({"_id": user_id}, {"$inc": {"session_epoch": 1}})
+        sessions = SessionDocument.get_pymongo_collection()
+        live = await sessions.find({"user_id": user_id, "live": True}, {"_id": 1}).to_list()
+        ids = [row["_id"] for row in live if row["_id"] != but]
+        ended = 0
+        for start in range(0, len(ids), AT_ONCE):
+            batch = ids[start : start + AT_ONCE]
+            result = await sessions.update_many({"_id": {"$in": batch}, "revoked_at": None}, self._ending(reason))
+            ended += result.modified_count
+            event = SessionRevoked(user_id=str(user_id), session_ids=[str(id_) for id_ in batch])
+            await self._bus.publish(event, confirm=True)
+        if ended:
+            log.info("sessions ended", user_id=str(user_id), sessions=ended, reason=reason)
+        return ended
+
+    async def revoke(self, user_id: PydanticObjectId, session_id: PydanticObjectId, reason: str) -> bool:
+        """End a session: its refresh and access tokens stop working, in every process once this returns.
+
+        Returns whether it was this call that ended it.
+        """
         result = await SessionDocument.get_pymongo_collection().update_one(
-            {"_id": session_id, "revoked_at": None},
-            {"$set": {"revoked_at": self._clock.now(), "revoked_because": reason}},
+            {"_id": session_id, "revoked_at": None}, self._ending(reason)
         )
         if result.modified_count:
             log.info("session ended", user_id=str(user_id), session_id=str(session_id), reason=reason)
         # Announced even when it was revoked before: whoever did that may have died before they could announce it.
         event = SessionRevoked(user_id=str(user_id), session_ids=[str(session_id)])
         await self._bus.publish(event, confirm=True)
+        return result.modified_count == 1
+
+    def _ending(self, reason: str) -> dict[str, Any]:
+        return {"$set": {"live": False, "revoked_at": self._clock.now(), "revoked_because": reason}}
+
+    async def _live(self, user_id: PydanticObjectId, page: PageRequest) -> AsyncIterator[dict[str, Any]]:
+        """The database removes expired sessions within a minute or so; until then they are not shown."""
+        sessions, now = SessionDocument.get_pymongo_collection(), self._clock.now()
+        mine = {"user_id": user_id, "live": True}
+        async for row in newest_first(sessions, mine, page=page, account=user_id, clock=self._clock):
+            if row["expires_at"] > now:
+                yield row
 
     async def _add_refresh_token(self, session: SessionDocument) -> tuple[str, PydanticObjectId]:
         refresh_token = new_refresh_token()
@@ -130,10 +248,33 @@ class Sessions:
             {"_id": session.id, "revoked_at": None}, {"$set": used}
         )
 
-    async def _returned(self, token: RefreshTokenDocument) -> NoReturn:
+    async def _returned(self, token: RefreshTokenDocument, client: Client) -> NoReturn:
         log.warning("a spent refresh token came back", user_id=str(token.user_id), session_id=str(token.session_id))
-        await self.revoke(token.user_id, token.session_id, "a spent refresh token came back")
+        # Once for each session: whoever has a spent token could fill the trail and the owner's mailbox with it.
+        if await self.revoke(token.user_id, token.session_id, "a spent refresh token came back"):
+            await self._write_down_return(token)
+            await self._tell_owner_of_return(token, client)
         raise _unusable()
+
+    async def _write_down_return(self, token: RefreshTokenDocument) -> None:
+        target = ("session", str(token.session_id))
+        try:
+            await self._audit.record(Act("auth.refresh_reuse", token.user_id, outcome=Outcome.FAILURE, target=target))
+        except Exception:  # the session is ended, and the answer is the same whether that could be written down
+            log.exception("the return of a refresh token is not in the audit trail", session_id=target[1])
+
+    async def _tell_owner_of_return(self, token: RefreshTokenDocument, client: Client) -> None:
+        try:
+            user = await UserDocument.find_one({"_id": token.user_id})
+            if user is not None and self._mails is not None and self._mails.available:
+                values = {
+                    "when": self._clock.now().isoformat(),
+                    "address": client.address,
+                    "device": device_name(client.user_agent) or "unknown",
+                }
+                await self._mails.request(MailRequest("token_reuse", user.email, values, key=str(token.session_id)))
+        except Exception:  # as above
+            log.exception("the return of a refresh token was not mailed", session_id=str(token.session_id))
 
     def _pair(self, session: SessionDocument, refresh_token: str) -> TokenPair:
         access = self._tokens.issue(session.user_id, session.id, not_after=session.expires_at)
@@ -143,3 +284,18 @@ class Sessions:
 def _unusable() -> UnauthorizedError:
     """One text for every reason: a thief learns nothing from it."""
     return UnauthorizedError("The refresh token is not valid (any more); sign in again.")
+
+
+def _info(row: dict[str, Any], caller: Principal) -> SessionInfo:
+    user_agent = row.get("user_agent")
+    return SessionInfo(
+        id=str(row["_id"]),
+        current=row["_id"] == caller.session_id,
+        device=device_name(user_agent),
+        user_agent=user_agent,
+        address=row["address"],
+        method=row["method"],
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+        expires_at=row["expires_at"],
+    )

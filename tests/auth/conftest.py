@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,18 +10,25 @@ from typing import Any
 
 import pytest
 from beanie import init_beanie
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.auth.accounts import Accounts, NewAccount
+from app.auth.api_tokens import ApiTokens
 from app.auth.authenticator import SessionAuthenticator
 from app.auth.models import DOCUMENTS, UserDocument
 from app.auth.passwords import Passwords
-from app.auth.schemas import TokenPair
+from app.auth.schemas.accounts import TokenPair
 from app.auth.sessions import Client, Sessions
 from app.auth.tokens import AccessTokens
+from app.auth.uses import CredentialUses
+from app.core import audit
+from app.core.audit import Act
 from app.core.bus import Bus, NullTransport
 from app.core.embedded import EmbeddedDatabase
+from app.core.errors import UnavailableError
+from app.core.mail import MailRequest
+from app.core.security import Principal
 
 PASSWORD = "correct horse battery staple"
 HERE = Client("192.0.2.7", "pytest")
@@ -40,6 +48,38 @@ class MovableClock:
         return self.now().timestamp()
 
 
+class Trail:
+    """Fills the port `AuditTrail`: remembers what was written down.
+
+    Successful sign-ins apart, of which the fixtures themselves make many.
+    """
+
+    def __init__(self) -> None:
+        self.acts: list[Act] = []
+        self.sign_ins: list[Act] = []
+        self.broken = False
+
+    async def record(self, act: Act) -> None:
+        if self.broken:
+            raise UnavailableError("The trail cannot be written to.")
+        signed_in = act.action == "auth.sign_in" and act.outcome is audit.Outcome.SUCCESS
+        (self.sign_ins if signed_in else self.acts).append(act)
+
+
+class Post:
+    """Fills the port `Mails`: remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.available = True
+        self.requests: list[MailRequest] = []
+        self.broken = False
+
+    async def request(self, request: MailRequest) -> None:
+        if self.broken or not self.available:
+            raise UnavailableError("Mails cannot be sent.")
+        self.requests.append(request)
+
+
 @dataclass
 class Parts:
     """The feature put together as the lifespan does it."""
@@ -50,6 +90,10 @@ class Parts:
     accounts: Accounts
     sessions: Sessions
     authenticator: SessionAuthenticator
+    api_tokens: ApiTokens
+    uses: CredentialUses
+    trail: Trail
+    post: Post
 
     async def user(self) -> UserDocument:
         """A new account; its password is `PASSWORD`."""
@@ -59,6 +103,11 @@ class Parts:
         """A new account, signed in."""
         user = await self.user()
         return user, await self.sessions.open(user, HERE)
+
+    async def person(self) -> Principal:
+        """A new account, signed in, as endpoints know it."""
+        _, pair = await self.session()
+        return await self.authenticator.authenticate(pair.access_token)
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +121,46 @@ async def mongodb_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     await embedded.stop()
 
 
+class Queries(monitoring.CommandListener):
+    """Counts what the database is asked for, by collection, and how much of it at one time.
+
+    `then[collection]` is called once, between the next answer from there and whoever waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.then: dict[str, Callable[[], None]] = {}
+        self.count: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+        self._running: dict[int, str] = {}
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        collection = event.command.get("find")
+        if collection:
+            self._running[event.request_id] = collection
+            self.count[collection] += 1
+            now = list(self._running.values()).count(collection)
+            self.most_at_once[collection] = max(self.most_at_once[collection], now)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        collection = self._running.pop(event.request_id, "")
+        if then := self.then.pop(collection, None):
+            then()
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        self._running.pop(event.request_id, None)
+
+
 @pytest.fixture(scope="module")
-async def auth_db(mongodb_url: str) -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
+def queries() -> Queries:
+    """What `auth_db` was asked for."""
+    return Queries()
+
+
+@pytest.fixture(scope="module")
+async def auth_db(mongodb_url: str, queries: Queries) -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
     """An empty database of this module's own."""
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        mongodb_url, tz_aware=True, w="majority", journal=True, maxPoolSize=4
+        mongodb_url, tz_aware=True, w="majority", journal=True, maxPoolSize=4, event_listeners=[queries]
     )
     name = f"test_auth_{secrets.token_hex(4)}"
     await init_beanie(client[name], document_models=DOCUMENTS)
@@ -97,10 +181,12 @@ async def parts(auth_db: AsyncDatabase[dict[str, Any]], passwords: Passwords) ->
     clock, bus = MovableClock(), Bus(NullTransport())
     tokens = AccessTokens(secret_key=secrets.token_hex(32), lifetime=timedelta(minutes=30), clock=clock)
     accounts = Accounts(clock=clock, passwords=passwords)
-    sessions = Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=timedelta(days=7))
-    authenticator = SessionAuthenticator(tokens=tokens, clock=clock, bus=bus)
+    trail, post, uses = Trail(), Post(), CredentialUses(clock)
+    sessions = Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=timedelta(days=7), audit=trail, mails=post)
+    api_tokens = ApiTokens(clock=clock, bus=bus, audit=trail)
+    authenticator = SessionAuthenticator(tokens=tokens, api_tokens=api_tokens, uses=uses, clock=clock, bus=bus)
     await bus.start()
-    yield Parts(auth_db, clock, bus, accounts, sessions, authenticator)
+    yield Parts(auth_db, clock, bus, accounts, sessions, authenticator, api_tokens, uses, trail, post)
     await bus.stop()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from tests.support.administrators import administrator
 from tests.support.people import PASSWORD
 from tests.support.service import ROOT, ServiceProcess
 
@@ -43,6 +44,17 @@ async def test_the_first_administrator_is_made_beside_the_running_service(
     assert (again.returncode, again.stdout) == (1, "")
     assert "already" in again.stderr
     assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_it_is_written_down_who_was_given_which_role(service: ServiceProcess):
+    async with administrator(service, "operator") as operator:
+        me = (await operator.client.get("/api/v1/auth/me")).json()
+        trail = (await operator.client.get("/api/v1/audit")).json()
+
+    assert me["role"] == "operator"
+    [entry] = [row for row in trail if row["action"] == "auth.sign_up"]
+    assert (entry["actor"]["kind"], entry["outcome"]) == ("system", "success")
+    assert entry["details"] == {"by": "scripts/create_user.py", "role": "operator"}
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,16 @@ async def test_a_session_is_recorded_with_where_it_came_from(parts: Any) -> None
 
 async def test_indexes_have_the_agreed_names(parts: Any) -> None:
     users = await parts.db.users.index_information()
-    assert {"_id_", "email_1", "is_active_1", "created_at_1", "username_1"} == set(users)
+    agreed = {"_id_", "email_1", "is_active_1", "created_at_1", "username_1"}
+    assert agreed | {"seq_-1", "role_1_seq_-1", "is_active_1_seq_-1"} == set(users)
     assert users["email_1"]["unique"]
     assert users["username_1"]["unique"]
     assert users["username_1"]["sparse"]
     for collection in ("sessions", "refresh_tokens"):
         assert (await parts.db[collection].index_information())["expires_at_1"]["expireAfterSeconds"] == 0
+    assert (await parts.db.api_tokens.index_information())["digest_1"]["unique"]
+    for collection in ("sessions", "api_tokens"):
+        assert "user_id_1_live_1_seq_-1" in await parts.db[collection].index_information()
 
 
 async def test_the_database_never_sees_a_token_or_a_password(parts: Any) -> None:
@@ -196,7 +200,9 @@ async def test_a_token_for_anothers_session_is_refused(parts: Any) -> None:
     thief = await parts.user()
     mixed = AccessTokens(secret_key="k" * 32, lifetime=timedelta(minutes=30), clock=parts.clock)
     bus = Bus(NullTransport())
-    authenticator = SessionAuthenticator(tokens=mixed, clock=parts.clock, bus=bus)
+    authenticator = SessionAuthenticator(
+        tokens=mixed, api_tokens=parts.api_tokens, uses=parts.uses, clock=parts.clock, bus=bus
+    )
     end = parts.clock.now() + timedelta(days=1)
     await authenticator.authenticate(mixed.issue(victim.id, session_id, not_after=end).token)
     with pytest.raises(UnauthorizedError):

@@ -12,11 +12,10 @@ from pydantic import (
     Field,
     SecretStr,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
-from pydantic_core.core_schema import ValidationInfo
 
+from app.auth.password_rules import general_fault
 from app.auth.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.schemas import PlainText, RequestModel, ResponseModel, example, no_control_characters
 from app.core.security import Role
@@ -67,8 +66,8 @@ def _none_if_blank(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _verbatim(value: Any) -> Any:
-    """Wrap a password before the model's trimming gets at it: its spaces count."""
+def verbatim(value: Any) -> Any:
+    """Wrap a secret before the model's trimming gets at it: its spaces count."""
     return SecretStr(value) if isinstance(value, str) else value
 
 
@@ -83,9 +82,10 @@ def _sane_secret(secret: SecretStr) -> SecretStr:
 
 
 def _new_secret(secret: SecretStr) -> SecretStr:
-    if len(secret.get_secret_value()) < MIN_LENGTH:
-        raise ValueError(f"A password needs at least {MIN_LENGTH} characters")
-    return _sane_secret(secret)
+    _sane_secret(secret)
+    if fault := general_fault(secret.get_secret_value()):
+        raise ValueError(fault)
+    return secret
 
 
 def _password_schema(least: int) -> WithJsonSchema:
@@ -121,12 +121,25 @@ Email = Annotated[str, AfterValidator(normalise_email), _EMAIL]
 Username = Annotated[str, AfterValidator(normalise_username), _HANDLE]
 Mobile = Annotated[str, Field(max_length=32), AfterValidator(_normalise_mobile), _PHONE]
 Name = Annotated[PlainText, Field(max_length=100, json_schema_extra={"pattern": _PLAIN})]
-Password = Annotated[SecretStr, BeforeValidator(_verbatim), AfterValidator(_sane_secret), _password_schema(1)]
-NewPassword = Annotated[
-    SecretStr, BeforeValidator(_verbatim), AfterValidator(_new_secret), _password_schema(MIN_LENGTH)
-]
+Password = Annotated[SecretStr, BeforeValidator(verbatim), AfterValidator(_sane_secret), _password_schema(1)]
+NewPassword = Annotated[SecretStr, BeforeValidator(verbatim), AfterValidator(_new_secret), _password_schema(MIN_LENGTH)]
 # The characters of RFC 6750's tokens.
 OpaqueToken = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9._~+/=-]+$")]
+SecondCode = Annotated[
+    SecretStr,
+    BeforeValidator(verbatim),
+    Field(min_length=1, max_length=64),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 64,
+            "writeOnly": True,
+            "description": "The six digits that the authenticator app shows now, or a recovery code.",
+            "examples": ["492039"],
+        }
+    ),
+]
 
 
 class SignupBody(RequestModel):
@@ -136,13 +149,6 @@ class SignupBody(RequestModel):
 
     email: Email
     password: NewPassword
-
-    @field_validator("password")
-    @classmethod
-    def _not_the_email(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
-        if password.get_secret_value().strip().lower() == info.data.get("email"):
-            raise ValueError("The password must not be the e-mail address")
-        return password
 
 
 class RegisterBody(SignupBody):
@@ -166,7 +172,7 @@ class RegisterBody(SignupBody):
 
 
 class LoginBody(RequestModel):
-    """E-mail *or* username, and the password."""
+    """E-mail *or* username, and the password. With a second factor enrolled, its `code` saves a step."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -184,6 +190,7 @@ class LoginBody(RequestModel):
     email: Email | None = None
     username: Username | None = None
     password: Password
+    code: SecondCode | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -198,7 +205,7 @@ class LoginBody(RequestModel):
 
 
 class SigninForm(RequestModel):
-    """The OAuth2 password form (RFC 6749, section 4.3.2), as Swagger UI sends it; scope and client are not used."""
+    """The OAuth2 password form (RFC 6749, section 4.3.2), as Swagger UI sends it; scope and client id are not used."""
 
     grant_type: Literal["password", ""] = "password"
     username: Annotated[
@@ -212,7 +219,9 @@ class SigninForm(RequestModel):
     password: Password
     scope: Annotated[PlainText, Field(max_length=1000, json_schema_extra={"pattern": _PLAIN})] = ""
     client_id: Annotated[PlainText, Field(max_length=255, json_schema_extra={"pattern": _PLAIN})] = ""
-    client_secret: Annotated[SecretStr, Field(max_length=255)] = SecretStr("")
+    client_secret: Annotated[
+        SecretStr, Field(max_length=64, description="The second factor's code, where one is enrolled; else nothing.")
+    ] = SecretStr("")
 
 
 class RefreshBody(RequestModel):

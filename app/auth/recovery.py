@@ -1,0 +1,170 @@
+"""Addresses verified and passwords changed, reset and forgotten, without telling anybody who has an account."""
+
+import unicodedata
+from dataclasses import replace
+
+import structlog
+
+from app.auth.accounts import Accounts
+from app.auth.guard import SignInGuard
+from app.auth.mailed_tokens import MailedTokens, Purpose, request_for
+from app.auth.models import SessionDocument, UserDocument
+from app.auth.notices import Notices
+from app.auth.places import SignInPlaces
+from app.auth.schemas.accounts import TokenPair
+from app.auth.schemas.recovery import PasswordChangeBody, PasswordResetBody
+from app.auth.sessions import Client, Sessions
+from app.core.audit import Act, Actor, AuditTrail, Outcome
+from app.core.client_address import network_of
+from app.core.clock import Clock
+from app.core.errors import ConflictError, FieldError, InvalidInputError, UnauthorizedError, UnavailableError
+from app.core.mail import MailRequest, Mails
+from app.core.rate_limit import RateLimiter
+from app.core.security import Principal
+from app.core.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Recovery:
+    """What an account's owner does about their address and their password.
+
+    Asking for a mail costs one write whoever it is for: whether there is an account is looked up when the mail is made.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        accounts: Accounts,
+        sessions: Sessions,
+        tokens: MailedTokens,
+        mails: Mails,
+        notices: Notices,
+        audit: AuditTrail,
+        guard: SignInGuard,
+        places: SignInPlaces,
+        limiter: RateLimiter,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._accounts = accounts
+        self._sessions = sessions
+        self._tokens = tokens
+        self._mails = mails
+        self._notices = notices
+        self._audit = audit
+        self._guard = guard
+        self._places = places
+        self._limiter = limiter
+
+    async def resend(self, email: str, client: Client) -> None:
+        """Have a token for verifying the address sent to it, if an account needs one.
+
+        Raises `RateLimitedError`, and `UnavailableError` where no mail can be sent, both whatever the address.
+        """
+        await self._ask_for_mail(Purpose.VERIFY_EMAIL, email, client)
+
+    async def forgot(self, email: str, client: Client) -> None:
+        """Have a token for setting a new password sent, if there is an account. Raises as `resend` does."""
+        await self._ask_for_mail(Purpose.PASSWORD_RESET, email, client)
+
+    async def verify_email(self, token: str) -> None:
+        """Take a token from a mail for proof that its reader owns the address; `InvalidInputError` for any other."""
+        user = await self._owner(Purpose.VERIFY_EMAIL, token)
+        if not await self._tokens.redeem(Purpose.VERIFY_EMAIL, token):
+            raise _unusable()
+        if await self._accounts.mark_verified(user.id, user.email):
+            log.info("address verified", user_id=str(user.id))
+            await self._audit.record(Act("auth.email_verified", user.id, target=("account", str(user.id))))
+
+    async def reset(self, body: PasswordResetBody, client: Client) -> None:
+        """Set a new password by a token from a mail, and end every session.
+
+        Raises `InvalidInputError` for a token or a password that will not do. The token is spent when nothing can
+        refuse the password any more: a bad one, or a busy moment, does not cost another mail.
+        """
+        user = await self._owner(Purpose.PASSWORD_RESET, body.token)
+        hashed = await self._accounts.new_hash(user, body.new_password.get_secret_value())
+        if not await self._tokens.redeem(Purpose.PASSWORD_RESET, body.token):
+            raise _unusable()
+        await self._accounts.store_hash(user, hashed)
+        # Who reads the mail owns the address.
+        await self._accounts.mark_verified(user.id, user.email)
+        await self._settled(user, client, Act("auth.password_reset", user.id, target=("account", str(user.id))))
+
+    async def change(self, caller: Principal, body: PasswordChangeBody, client: Client) -> TokenPair:
+        """Replace the caller's password, end every session, and open a new one in place of the caller's.
+
+        Raises `InvalidInputError` for a wrong current password (a 401 would tell clients that their token is dead),
+        counted like any other attempt to guess it, `RateLimitedError` after too many, and `ConflictError` when
+        somebody else was quicker.
+        """
+        current, new = body.current_password.get_secret_value(), body.new_password.get_secret_value()
+        user = await self._accounts.get(caller.user_id)
+        if user is None:
+            raise UnauthorizedError("This account does not exist any more.")
+        await self._check_current(user, current, caller, client)
+        if _same(current, new):
+            raise _refused("new_password", "The new password must differ from the current one")
+        hashed = await self._accounts.new_hash(user, new)
+        if not await self._accounts.store_hash(user, hashed, unless_changed=True):
+            raise ConflictError("The password was changed at the same moment by another request; sign in with that.")
+        present = await SessionDocument.find_one({"_id": caller.session_id})
+        act = Act("auth.password_changed", user.id, Actor.of(caller), target=("account", str(user.id)))
+        await self._settled(user, client, act)
+        return await self._sessions.reopen(user, client, present.method if present else "password")
+
+    async def _ask_for_mail(self, purpose: Purpose, email: str, client: Client) -> None:
+        # The network first: who is over that limit must not use up the mails of somebody else's address.
+        per_network = self._settings.auth_address_rate_limit_per_minute
+        await self._limiter.hit("mail-network", network_of(client.address), per_network)
+        await self._limiter.hit(f"mail-{purpose}", email, self._settings.auth_rate_limit_per_minute)
+        if not self._mails.available:
+            raise UnavailableError("This service cannot send e-mail; ask its administrator for help.", retry_after=3600)
+        await self._mails.request(request_for(purpose, email))
+
+    async def _owner(self, purpose: Purpose, token: str) -> UserDocument:
+        """The active account of a good token."""
+        user = await self._tokens.owner(purpose, token)
+        if user is None or not user.is_active:
+            raise _unusable()
+        return user
+
+    async def _check_current(self, user: UserDocument, password: str, caller: Principal, client: Client) -> None:
+        attempt = await self._guard.admit("password", str(user.id), client)
+        if await self._accounts.verify(user, password):
+            await self._guard.succeeded(attempt)
+            return
+        await self._guard.failed(attempt)
+        wrong = {"reason": "wrong current password"}
+        await self._audit.record(
+            Act("auth.password_changed", user.id, Actor.of(caller), Outcome.FAILURE, ("account", str(user.id)), wrong)
+        )
+        raise _refused("current_password", "This is not the current password; nothing was changed")
+
+    async def _settled(self, user: UserDocument, client: Client, act: Act) -> None:
+        """What follows a new password: everything that the old one opened ends, and the owner is told."""
+        ended = await self._sessions.revoke_all(user.id, "the password was changed")
+        await self._tokens.drop(Purpose.PASSWORD_RESET, user.id)
+        # Somebody else may have signed in with the old one: their places are no better than any other from now on.
+        await self._places.forget(user.id)
+        await self._places.note(user.id, client)
+        log.info("password set", user_id=str(user.id), sessions_ended=ended)
+        values = {"when": self._clock.now().isoformat(), "address": client.address}
+        await self._notices.send(MailRequest("password_changed", user.email, values))
+        await self._audit.record(replace(act, details={"sessions_ended": ended}))
+
+
+def _same(one: str, other: str) -> bool:
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+
+
+def _refused(field: str, fault: str) -> InvalidInputError:
+    return InvalidInputError(f"{fault}.", [FieldError(("body", field), fault, "value_error")])
+
+
+def _unusable() -> InvalidInputError:
+    """One text for every reason."""
+    return _refused("token", "This token is not valid (any more); have a new mail sent and use the token in that")

@@ -1,0 +1,26 @@
+"""What the routers of accounts share."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Response
+
+from app.auth.sessions import Client
+from app.core.deps import ClientAddress
+from app.core.request_info import printable
+
+
+async def _client(
+    address: ClientAddress, user_agent: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> Client:
+    return Client(address, printable(user_agent[:256]) or None if user_agent else None)
+
+
+CallingClient = Annotated[Client, Depends(_client)]
+
+
+async def _no_store(response: Response) -> None:
+    """Tokens and personal data are nobody's to keep (RFC 6749, section 5.1)."""
+    response.headers["Cache-Control"] = "no-store"
+
+
+NoStore = Depends(_no_store)
