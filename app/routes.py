@@ -8,6 +8,7 @@ from app.alerts.router import router as alerts
 from app.alerts.schemas import WebhookAlert
 from app.alerts.webhook import WebhookLane, key_in_path
 from app.alerts.webhook import router as webhook
+from app.audit.router import router as audit
 from app.auth.router import router as auth
 from app.stream.router import router as stream
 from app.system.docs import docs_router
@@ -23,7 +24,7 @@ FAST_LANES = [WebhookLane]
 
 def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
-    for router in (webhook, alerts, auth, stream, system, docs_router()):
+    for router in (webhook, alerts, auth, audit, stream, system, docs_router()):
         app.include_router(router)
 
 

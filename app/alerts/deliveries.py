@@ -95,6 +95,8 @@ class Deliveries:
         return content, new
 
     async def _check(self, delivery: Delivery, key: ActiveKey) -> None:
+        if key.paused:
+            raise ForbiddenError("This strategy is paused: its account is deactivated.")
         if self._allowed and not within(parse_address(delivery.address), self._allowed):
             raise ForbiddenError(
                 f"{delivery.address} is not in WEBHOOK_ALLOWED_IPS; if that is your proxy, name it in TRUSTED_PROXIES."

@@ -16,12 +16,15 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.alerts.models import KeyDocument, StrategyDocument
+from app.alerts.ports import AccountStatus
 from app.alerts.schemas import BoundKey, KeyInfo
+from app.core.audit import Act, Actor, AuditTrail
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
 from app.core.errors import ConflictError, NotFoundError, UnavailableError
-from app.core.events import KeyChanged, PeersChanged
+from app.core.events import AccountChanged, KeyChanged, PeersChanged
 from app.core.pagination import Page, PageRequest, newest_first, read_page
+from app.core.security import Principal
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +34,8 @@ MAX_STRATEGIES, MAX_KEYS = 200, 1000
 _PREFIX_LENGTH = 6
 MAX_WANTED = 1000
 """Keys that may wait to be looked up: a flood of wrong ones must not delay the right ones for long."""
+_EVERYTHING = "*"
+"""Stands for every key and account in what is noted about changes."""
 
 
 def looks_like_key(text: str) -> bool:
@@ -52,38 +57,54 @@ class ActiveKey:
     user_id: PydanticObjectId
     strategy_id: PydanticObjectId
     strategy_name: str
+    paused: bool
+    """Its account is deactivated: nothing that is sent to it may have an effect."""
 
 
 class KeyDirectory:
-    """Finds the strategy behind a key: from a bounded cache, else by one shared query at a time.
+    """Finds the strategy behind a key: from a bounded cache, else by one shared look-up at a time.
 
-    A revocation reaches every process over the bus before it is acknowledged, and empties the entry at once. While
-    other processes may exist that cannot be heard, nothing is taken from the cache.
+    A revocation, and the deactivation of an account, reach every process over the bus before they are acknowledged,
+    and empty the entries at once. While other processes may exist that cannot be heard, nothing is taken from the
+    cache.
     """
 
-    def __init__(self, bus: Bus, clock: Clock, *, max_keys: int = 10_000) -> None:
+    def __init__(self, bus: Bus, clock: Clock, accounts: AccountStatus, *, max_keys: int = 10_000) -> None:
         self._bus = bus
         self._clock = clock
+        self._accounts = accounts
         # Revocations empty it at once; the short life is for the one that got lost all the same.
         self._known: TTLCache[str, ActiveKey] = TTLCache(max_keys, ttl=15)
         # Unknown keys are remembered briefly, so that a sender with a wrong key does not cost a query each time.
         self._unknown: TTLCache[str, bool] = TTLCache(max_keys, ttl=5)
-        self._generation = 0
+        # What changed since the look-up under way began: digests, accounts, or everything.
+        self._changed: set[str] = set()
         self._wanted: dict[str, asyncio.Future[ActiveKey | None]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._used: dict[PydanticObjectId, datetime] = {}
         bus.subscribe(KeyChanged, self._forget)
+        bus.subscribe(AccountChanged, self._forget_account)
         bus.subscribe(PeersChanged, self._forget_all)
 
     def _forget(self, event: KeyChanged) -> None:
-        self._generation += 1
+        self._note(event.digest)
         self._known.pop(event.digest, None)
         self._unknown.pop(event.digest, None)
 
+    def _forget_account(self, event: AccountChanged) -> None:
+        self._note(event.user_id)
+        user_id = PydanticObjectId(event.user_id)
+        for digest in [digest for digest, key in self._known.items() if key.user_id == user_id]:
+            self._known.pop(digest, None)
+
     def _forget_all(self, _: PeersChanged) -> None:
-        self._generation += 1
+        self._note(_EVERYTHING)
         self._known.clear()
         self._unknown.clear()
+
+    def _note(self, changed: str) -> None:
+        if self._looking is not None:
+            self._changed.add(changed)
 
     async def resolve(self, secret_key: str) -> ActiveKey | None:
         """The active key behind `secret_key`, or None; notes that it was used."""
@@ -104,7 +125,8 @@ class KeyDirectory:
     async def strategy_name(self, secret_key: str) -> str:
         """The name of the strategy behind a key; raises `NotFoundError`.
 
-        Known and unknown keys take the same path, a query each, so that time tells nothing.
+        Known and unknown keys take the same path, a query each, so that time tells nothing. A paused key is neither
+        unknown nor revoked: it keeps its name.
         """
         row = await KeyDocument.get_pymongo_collection().find_one({"digest": key_digest(secret_key)})
         if row is None or row.get("revoked_at") is not None:
@@ -127,7 +149,7 @@ class KeyDirectory:
         try:
             while self._wanted:
                 digest = next(iter(self._wanted))
-                generation = self._generation
+                self._changed.clear()
                 try:
                     key = await self._find(digest)
                 except Exception as error:  # noqa: BLE001 (everyone who waits must hear of it)
@@ -135,19 +157,26 @@ class KeyDirectory:
                     future.set_exception(error)
                     future.exception()  # a caller that has gone away is no unretrieved error
                     continue
-                # A change that came while the query ran may have made its answer old.
-                if generation == self._generation:
-                    if key is None:
-                        self._unknown[digest] = True
-                    else:
-                        self._known[digest] = key
+                # A change that came meanwhile may have made the answer old, and some may have asked after the change.
+                about = {_EVERYTHING, digest, str(key.user_id) if key else digest}
+                if not self._changed.isdisjoint(about):
+                    continue
+                if key is None:
+                    self._unknown[digest] = True
+                else:
+                    self._known[digest] = key
                 self._wanted.pop(digest).set_result(key)
         finally:
             self._looking = None
 
     async def _find(self, digest: str) -> ActiveKey | None:
         row = await KeyDocument.get_pymongo_collection().find_one({"digest": digest})
-        return _active(row) if row is not None and row.get("revoked_at") is None else None
+        if row is None or row.get("revoked_at") is not None:
+            return None
+        active = await self._accounts.is_active(row["user_id"])
+        return ActiveKey(
+            row["_id"], row["digest"], row["user_id"], row["strategy_id"], row["strategy_name"], paused=not active
+        )
 
     async def save_last_used(self) -> None:
         """Write when keys were last used, in one go; the periodic task and the shutdown call this."""
@@ -168,20 +197,18 @@ class KeyDirectory:
             await self.save_last_used()
 
 
-def _active(row: dict[str, Any]) -> ActiveKey:
-    return ActiveKey(row["_id"], row["digest"], row["user_id"], row["strategy_id"], row["strategy_name"])
-
-
 class KeyService:
     """Binds, lists and revokes keys."""
 
-    def __init__(self, bus: Bus, clock: Clock, sequence: Sequence) -> None:
+    def __init__(self, bus: Bus, clock: Clock, sequence: Sequence, audit: AuditTrail) -> None:
         self._bus = bus
         self._clock = clock
         self._sequence = sequence
+        self._audit = audit
 
-    async def bind(self, user_id: PydanticObjectId, name: str, base_url: str) -> BoundKey:
-        """A new key for the user's strategy `name`, made if need be; raises `ConflictError` over the limits."""
+    async def bind(self, caller: Principal, name: str, base_url: str) -> BoundKey:
+        """A new key for the caller's strategy `name`, made if need be; raises `ConflictError` over the limits."""
+        user_id = caller.user_id
         strategy = await self._strategy(user_id, name)
         if await KeyDocument.find({"user_id": user_id}).count() >= MAX_KEYS:
             raise ConflictError(f"An account can have {MAX_KEYS} keys at most.")
@@ -197,6 +224,7 @@ class KeyService:
         )
         await document.insert()
         await self._bus.publish(KeyChanged(digest=document.digest))
+        await self._audit.record(_act("strategy_key.bind", caller, document.id, strategy.name))
         return BoundKey(
             id=str(document.id),
             name=strategy.name,
@@ -239,15 +267,16 @@ class KeyService:
             KeyDocument.get_pymongo_collection(), {"user_id": user_id}, page=page, account=user_id, clock=self._clock
         )
 
-    async def revoke(self, user_id: PydanticObjectId, key_id: PydanticObjectId) -> None:
+    async def revoke(self, caller: Principal, key_id: PydanticObjectId) -> None:
         """End a key, in every process, before this returns; raises `NotFoundError`. Ending it again changes nothing."""
         keys = KeyDocument.get_pymongo_collection()
-        row = await keys.find_one({"_id": key_id, "user_id": user_id})
+        row = await keys.find_one({"_id": key_id, "user_id": caller.user_id})
         if row is None:
             raise NotFoundError("There is no key with this id.")
-        if row.get("revoked_at") is None:
-            await keys.update_one({"_id": key_id}, {"$set": {"revoked_at": self._clock.now()}})
+        result = await keys.update_one({"_id": key_id, "revoked_at": None}, {"$set": {"revoked_at": self._clock.now()}})
         await self._bus.publish(KeyChanged(digest=row["digest"]), confirm=True)
+        if result.modified_count:
+            await self._audit.record(_act("strategy_key.revoke", caller, key_id, row["strategy_name"]))
 
 
 def _info(row: dict[str, Any]) -> KeyInfo:
@@ -259,3 +288,8 @@ def _info(row: dict[str, Any]) -> KeyInfo:
         last_used_at=row.get("last_used_at"),
         revoked_at=row.get("revoked_at"),
     )
+
+
+def _act(action: str, caller: Principal, key_id: PydanticObjectId, strategy: str) -> Act:
+    target = ("strategy_key", str(key_id))
+    return Act(action, caller.user_id, Actor.of(caller), target=target, details={"strategy": strategy})

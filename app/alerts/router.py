@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import ValidationError
@@ -28,10 +28,10 @@ from app.alerts.schemas import (
     TradeTypeIn,
 )
 from app.alerts.service import AlertService
-from app.core.deps import CurrentUser, PublicLimit, provided
+from app.core.deps import AlertReader, AlertWriter, PublicLimit, StrategyReader, StrategyWriter, provided
 from app.core.errors import FieldError, InvalidInputError, NotFoundError
 from app.core.figures import Theme
-from app.core.pagination import PageRequest, page_request
+from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import field_errors, problem_responses, summary
 from app.core.schemas import parse_id
 from app.core.settings import Settings
@@ -45,17 +45,6 @@ RejectedRows = Annotated[RejectedDeliveries, provided(RejectedDeliveries)]
 PageQuery = Annotated[PageRequest, Depends(page_request)]
 ItemId = Annotated[str, Path(max_length=200, description="The alert's id.", examples=["6b02893a002b26997921d778"])]
 
-_PAGED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "headers": {
-            "X-Next-Cursor": {
-                "description": "`cursor` of the next page, if there is one.",
-                "schema": {"type": "string"},
-            },
-            "Link": {"description": 'The next page, `rel="next"`.', "schema": {"type": "string"}},
-        }
-    }
-}
 STRATEGIES: list[str | Enum] = ["Strategies and keys"]
 ALERTS: list[str | Enum] = ["Alerts"]
 
@@ -70,7 +59,7 @@ ALERTS: list[str | Enum] = ["Alerts"]
 async def bind_key(
     body: BindKey,
     request: Request,
-    user: CurrentUser,
+    user: StrategyWriter,
     keys: Keys,
     settings: Annotated[Settings, provided(Settings)],
 ) -> BoundKey:
@@ -79,18 +68,18 @@ async def bind_key(
     Binding again issues a further key; the former ones keep working until they are revoked.
     """
     base = settings.public_base_url or str(request.base_url).rstrip("/")
-    return await keys.bind(user.user_id, body.name, base)
+    return await keys.bind(user, body.name, base)
 
 
 @router.get("/alerts/strategy_names", tags=STRATEGIES, summary="Your strategies", responses=problem_responses(401))
-async def strategy_names(user: CurrentUser, keys: Keys) -> list[str]:
+async def strategy_names(user: StrategyReader, keys: Keys) -> list[str]:
     """The names of your strategies."""
     return await keys.strategy_names(user.user_id)
 
 
-@router.get("/keys/", tags=STRATEGIES, summary="Your keys", responses={**_PAGED, **problem_responses(401)})
+@router.get("/keys/", tags=STRATEGIES, summary="Your keys", responses={**PAGED, **problem_responses(401)})
 async def list_keys(
-    request: Request, response: Response, user: CurrentUser, keys: Keys, page: PageQuery
+    request: Request, response: Response, user: StrategyReader, keys: Keys, page: PageQuery
 ) -> list[KeyInfo]:
     """Newest first, revoked ones too; never the key itself."""
     return (await keys.keys(user.user_id, page)).announce(request, response)
@@ -114,18 +103,18 @@ async def key_strategy(
 @router.delete(
     "/keys/{key_id}", status_code=204, tags=STRATEGIES, summary="Revoke a key", responses=problem_responses(401, 404)
 )
-async def revoke_key(key_id: Annotated[str, Path(max_length=200)], user: CurrentUser, keys: Keys) -> None:
+async def revoke_key(key_id: Annotated[str, Path(max_length=200)], user: StrategyWriter, keys: Keys) -> None:
     """The key stops working at once, in every process of the service."""
-    await keys.revoke(user.user_id, parse_id(key_id, "key"))
+    await keys.revoke(user, parse_id(key_id, "key"))
 
 
 @router.get(
-    "/alerts/rejected", tags=ALERTS, summary="Refused deliveries", responses={**_PAGED, **problem_responses(401)}
+    "/alerts/rejected", tags=ALERTS, summary="Refused deliveries", responses={**PAGED, **problem_responses(401)}
 )
 async def rejected(
     request: Request,
     response: Response,
-    user: CurrentUser,
+    user: AlertReader,
     keys: Keys,
     rows: RejectedRows,
     page: PageQuery,
@@ -165,12 +154,12 @@ async def alert_filters(
     tags=ALERTS,
     summary="Your alerts",
     response_class=Response,
-    responses={200: {"model": list[Alert], **_PAGED[200]}, **problem_responses(401)},
+    responses={200: {"model": list[Alert], **PAGED[200]}, **problem_responses(401)},
 )
 async def list_alerts(
     request: Request,
     response: Response,
-    user: CurrentUser,
+    user: AlertReader,
     alerts: Alerts,
     page: PageQuery,
     filters: Annotated[AlertFilters, Depends(alert_filters)],
@@ -194,7 +183,7 @@ async def list_alerts(
 )
 async def create_alert(
     body: AlertInput,
-    user: CurrentUser,
+    user: AlertWriter,
     alerts: Alerts,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Response:
@@ -217,7 +206,7 @@ async def _not_a_webhook(item_id: ItemId) -> None:
     dependencies=[Depends(_not_a_webhook)],
     responses={200: {"model": Alert}, **problem_responses(401, 404)},
 )
-async def get_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> Response:
+async def get_alert(item_id: ItemId, user: AlertReader, alerts: Alerts) -> Response:
     """404 for what does not exist or is not yours."""
     return json_response(await alerts.get(user.user_id, parse_id(item_id, "alert")))
 
@@ -229,7 +218,7 @@ async def get_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> Respo
     response_class=Response,
     responses={200: {"model": Alert}, **problem_responses(401, 404, 413)},
 )
-async def replace_alert(item_id: ItemId, body: AlertInput, user: CurrentUser, alerts: Alerts) -> Response:
+async def replace_alert(item_id: ItemId, body: AlertInput, user: AlertWriter, alerts: Alerts) -> Response:
     """All that a person can give is replaced; `id`, `seq`, `created_at`, `source` and `raw` stay."""
     return json_response(await alerts.replace(user.user_id, parse_id(item_id, "alert"), body))
 
@@ -237,7 +226,7 @@ async def replace_alert(item_id: ItemId, body: AlertInput, user: CurrentUser, al
 @router.delete(
     "/data/{item_id}", status_code=204, tags=ALERTS, summary="Delete an alert", responses=problem_responses(401, 404)
 )
-async def delete_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> None:
+async def delete_alert(item_id: ItemId, user: AlertWriter, alerts: Alerts) -> None:
     """A repeat of its delivery does not bring it back."""
     await alerts.delete(user.user_id, parse_id(item_id, "alert"))
 
@@ -263,7 +252,7 @@ async def delete_alert(item_id: ItemId, user: CurrentUser, alerts: Alerts) -> No
 async def chart(
     body: ChartRequest,
     request: Request,
-    user: CurrentUser,
+    user: AlertReader,
     charts: Charts,
     settings: Annotated[Settings, provided(Settings)],
     format_: Annotated[

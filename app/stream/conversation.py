@@ -4,9 +4,9 @@ The conversation writes into the client's outbox and knows nothing of sockets.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from msgspec import UNSET
@@ -16,7 +16,7 @@ from app.core.clock import Clock
 from app.core.errors import DomainError, UnauthorizedError, UnavailableError
 from app.core.hub import Hub
 from app.core.outbox import POLICIES, Channel, Message, Subscriber
-from app.core.security import Authenticator, Principal
+from app.core.security import Authenticator, Principal, Scope
 from app.stream import schemas
 from app.stream.ports import Replays
 from app.stream.schemas import ProtocolError, Reply, Tag
@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 LONGEST_TIMER = 3600.0
 """Seconds; a longer wait is cut in pieces, so that a change of the system's clock is noticed."""
+
+SCOPES: Final[Mapping[Channel, Scope]] = {Channel.ALERTS: Scope.ALERTS_READ, Channel.ORDERS: Scope.ORDERS_READ}
+"""What an API token needs for a channel; the other private ones are open to every valid token."""
 
 R = TypeVar("R", bound=Reply)
 
@@ -74,8 +77,8 @@ class Conversation:
         self._hub, self._clock, self._limits = context.hub, context.clock, context.limits
         self._token = ""
         self._expiry: asyncio.TimerHandle | None = None
-        # Sessions revoked while a token is being checked: the check may have looked before the revocation.
-        self._revoked_meanwhile: set[str] | None = None
+        # Sessions revoked and accounts deactivated while a token is being checked: the check may have looked before.
+        self._ended_meanwhile: set[str] | None = None
 
     async def follow(self, request: schemas.Request | ProtocolError) -> None:
         """Do what the client asks and answer it; whatever goes wrong becomes an answer too."""
@@ -124,24 +127,37 @@ class Conversation:
     async def _authenticate(self, request: schemas.Authenticate) -> None:
         principal = await self._check(request.token)
         if principal.expires_at <= self._clock.now():
-            raise ProtocolError("token_expired", "The access token has expired: refresh it and authenticate again.")
+            raise _expired()
         self.principal, self._token = principal, request.token
         user_id = str(principal.user_id)
         self._hub.identify(self._outbox, user_id)
         self._watch_expiry()
         self._reply(schemas.Authenticated, request.id, user_id=user_id, expires_at=principal.expires_at)
+        self._end_out_of_scope()
 
     async def _check(self, token: str) -> Principal:
-        """The principal of `token`, whose session was not revoked even while this was being found out."""
-        self._revoked_meanwhile = set()
+        """The principal of `token`, which was not revoked even while this was being found out."""
+        self._ended_meanwhile = set()
         try:
             async with asyncio.timeout(self._limits.patience_seconds):
                 principal = await self._context.authenticator.authenticate(token)
-            if str(principal.session_id) in self._revoked_meanwhile:
-                raise UnauthorizedError("The session of this access token has ended.")
+            if not self._ended_meanwhile.isdisjoint((str(principal.session_id), str(principal.user_id))):
+                raise UnauthorizedError("The session of this token has ended.")
             return principal
         finally:
-            self._revoked_meanwhile = None
+            self._ended_meanwhile = None
+
+    def _missing_scope(self, channel: Channel) -> Scope | None:
+        """What the client's API token would need for `channel` and was not given."""
+        scope = SCOPES.get(channel)
+        return scope if scope and self.principal and scope not in self.principal.scopes else None
+
+    def _end_out_of_scope(self) -> None:
+        """Another token of the same account may allow less than the one before."""
+        for channel in tuple(self._outbox.lanes):
+            if scope := self._missing_scope(channel):
+                self._hub.unsubscribe(self._outbox, channel)
+                self.fail("insufficient_scope", f"{_not_given(scope)} Ended: {channel}.")
 
     def _watch_expiry(self) -> None:
         if self._expiry:
@@ -151,7 +167,8 @@ class Conversation:
             return
         left = (self.principal.expires_at - self._clock.now()).total_seconds()
         if left <= 0:
-            self._sign_out("token_expired", "The access token has expired: refresh it and authenticate again.")
+            expired = _expired()
+            self._sign_out(expired.code, expired.detail)
         else:
             delay = min(left, LONGEST_TIMER)
             self._expiry = asyncio.get_running_loop().call_later(delay, self._watch_expiry)
@@ -164,11 +181,18 @@ class Conversation:
         self.fail(code, f"{detail}{channels}")
 
     def revoke(self, session_ids: Collection[str]) -> None:
-        """Sessions were revoked: end the private subscriptions if this client's is among them."""
-        if self._revoked_meanwhile is not None:
-            self._revoked_meanwhile.update(session_ids)
+        """Sessions or API tokens were revoked: end the private subscriptions if this client's is among them."""
+        if self._ended_meanwhile is not None:
+            self._ended_meanwhile.update(session_ids)
         if self.principal is not None and str(self.principal.session_id) in session_ids:
             self._end_session()
+
+    def deactivate(self, user_id: str) -> None:
+        """An account was deactivated: end the private subscriptions if it is this client's."""
+        if self._ended_meanwhile is not None:
+            self._ended_meanwhile.add(user_id)
+        if self.principal is not None and str(self.principal.user_id) == user_id:
+            self._sign_out("session_ended", "The account was deactivated: ask the administrator.")
 
     def _end_session(self) -> None:
         self._sign_out("session_ended", "The session has ended: sign in again.")
@@ -195,6 +219,8 @@ class Conversation:
     async def _subscribe(self, request: schemas.Subscribe) -> None:
         channel = schemas.channel_of(request.channel, request.id)
         symbols = self._symbols(channel, request.symbols)
+        if scope := self._missing_scope(channel):
+            raise ProtocolError("insufficient_scope", _not_given(scope))
         known = channel in self._outbox.lanes
         seq = self._hub.subscribe(self._outbox, channel, symbols)
         if request.since is None:
@@ -283,3 +309,11 @@ class Conversation:
         for channel in self._context.replays:
             if channel in self._outbox.lanes:
                 self._reply(schemas.Resync, channel=channel, since=since)
+
+
+def _expired() -> ProtocolError:
+    return ProtocolError("token_expired", "The token has expired: get a new one and authenticate again.")
+
+
+def _not_given(scope: Scope) -> str:
+    return f"This API token was not given the scope {scope}."

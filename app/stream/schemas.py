@@ -26,7 +26,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Authenticate(Request, frozen=True, kw_only=True):
-    """Opens the private channels of the account behind an access token."""
+    """Opens the private channels of the account behind an access token, or those that an API token's scopes allow."""
 
     token: Annotated[str, Meta(min_length=1, max_length=8192)]
 

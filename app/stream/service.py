@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket
 from app.core.client_address import network_of
 from app.core.clock import Clock, to_micros
 from app.core.errors import DomainError, RateLimitedError, UnavailableError
-from app.core.events import PeersChanged, SessionRevoked
+from app.core.events import AccountChanged, PeersChanged, SessionRevoked
 from app.core.hub import Hub
 from app.core.problem import domain_response
 from app.core.security import Authenticator
@@ -118,10 +118,17 @@ class StreamService:
     # News
 
     def on_session_revoked(self, event: SessionRevoked) -> None:
-        """End what these sessions had opened, and tell their clients."""
+        """End what these sessions and API tokens had opened, and tell their clients."""
         revoked = frozenset(event.session_ids)
         for session in tuple(self._sessions):
             session.conversation.revoke(revoked)
+
+    def on_account_changed(self, event: AccountChanged) -> None:
+        """End what a deactivated account had opened, and tell its clients; roles open and close no channel."""
+        if event.is_active:
+            return
+        for session in tuple(self._sessions):
+            session.conversation.deactivate(event.user_id)
 
     def on_peers_changed(self, _event: PeersChanged) -> None:
         """News of other processes may be missing: ask after every session, and tell clients where to resume."""

@@ -23,6 +23,7 @@ class HealthReport(ResponseModel):
     feed: Line = Field(examples=[{"status": "off"}])
     jobs: Line = Field(examples=[{"status": "ok", "leading": True}])
     tasks: Line = Field(examples=[{"status": "ok"}])
+    mail: Line = Field(examples=[{"status": "ok", "transport": "smtp", "waiting": 0}])
     stream: Line = Field(examples=[{"status": "ok", "clients": 3}])
 
 

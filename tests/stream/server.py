@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -23,7 +23,7 @@ from app.core.deps import Registry
 from app.core.errors import UnauthorizedError, UnavailableError
 from app.core.hub import Hub
 from app.core.outbox import Bounds, Channel
-from app.core.security import Principal, Role
+from app.core.security import ALL_SCOPES, Principal, Role, Scope
 from app.stream.conversation import Limits
 from app.stream.router import router
 from app.stream.service import StreamService
@@ -42,13 +42,16 @@ class Accounts:
         self.checking = threading.Event()
         self.gate: asyncio.Event | None = None
 
-    def token(self, user: str = "ann", seconds: float = 60) -> str:
-        """A token of a new session of `user`."""
+    def token(self, user: str = "ann", seconds: float = 60, scopes: Collection[Scope] | None = None) -> str:
+        """A token of a new session of `user`, or with `scopes` an API token."""
         known = [principal for name, principal in self.principals.items() if name.startswith(f"{user}-")]
         user_id = known[0].user_id if known else PydanticObjectId()
         name = f"{user}-{len(self.principals)}"
         expires = SystemClock().now() + timedelta(seconds=seconds)
-        self.principals[name] = Principal(user_id, PydanticObjectId(), Role.USER, expires)
+        allowed = ALL_SCOPES if scopes is None else frozenset(scopes)
+        self.principals[name] = Principal(
+            user_id, PydanticObjectId(), Role.USER, expires, allowed, api_token=scopes is not None
+        )
         return name
 
     def user_id(self, token: str) -> str:

@@ -183,14 +183,14 @@ async def test_the_secret_key_is_kept_over_restarts(make_service: MakeService):
     assert first.strip() not in service.log_text()
 
 
-async def test_two_workers_make_one_secret_key(make_service: MakeService):
+async def test_two_workers_make_one_key_of_each_kind(make_service: MakeService):
     """Both start at the same moment on an empty folder; a token of one holds at the other."""
     service = make_service(workers=2).start()
     async with somebody(service.url) as person:
         for _ in range(20):
             async with httpx.AsyncClient(base_url=service.url, headers=person.client.headers, timeout=10) as fresh:
                 assert (await fresh.get("/api/v1/auth/me")).status_code == 200
-    assert [path.name for path in (service.data_dir / "secrets").iterdir()] == ["secret_key"]
+    assert {path.name for path in (service.data_dir / "secrets").iterdir()} == {"secret_key", "encryption_key"}
 
 
 @pytest.mark.embedded

@@ -1,0 +1,43 @@
+"""The composition root: everything is made here, in order, handed to whoever needs it, and closed in reverse."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from beanie import Document
+from fastapi import FastAPI
+
+from app import __version__
+from app.alerts.models import DOCUMENTS as ALERT_DOCUMENTS
+from app.audit.models import DOCUMENTS as AUDIT_DOCUMENTS
+from app.auth.models import DOCUMENTS as AUTH_DOCUMENTS
+from app.core.deps import Registry
+from app.core.settings import Settings
+from app.lifespan.accounts import accounts
+from app.lifespan.background import background
+from app.lifespan.features import features
+from app.lifespan.ground import ground_floor
+from app.mail.models import DOCUMENTS as MAIL_DOCUMENTS
+
+log = structlog.get_logger("arrow")
+
+DOCUMENTS: list[type[Document]] = [*AUTH_DOCUMENTS, *ALERT_DOCUMENTS, *AUDIT_DOCUMENTS, *MAIL_DOCUMENTS]
+"""Every document of every feature."""
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Make the services, run the background tasks, and close all in reverse; see `Registry` for what endpoints get."""
+    registry: Registry = app.state.registry
+    settings = registry.get(Settings)
+    for doubt in settings.doubts():
+        log.warning("doubtful setting", about=doubt)
+    async with AsyncExitStack() as stack:
+        ground = await ground_floor(settings, DOCUMENTS, stack)
+        people = accounts(registry, settings, ground)
+        await people.audit.complete()
+        features(registry, settings, ground, people)
+        background(registry, settings, ground, people, stack)
+        log.info("started", version=__version__, environment=settings.environment, database=ground.database.mode)
+        yield
+        log.info("stopping")

@@ -1,0 +1,142 @@
+"""Accounts, their mails and the audit trail, put together."""
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from app.audit.retention import AuditRetention
+from app.audit.service import AuditReader
+from app.audit.trail import ChainedAuditTrail
+from app.auth.accounts import Accounts
+from app.auth.admin import AccountAdministration
+from app.auth.api_tokens import ApiTokens
+from app.auth.authenticator import SessionAuthenticator
+from app.auth.challenges import Challenges
+from app.auth.digests import KeyedDigests
+from app.auth.guard import SignInGuard
+from app.auth.letters import Letters
+from app.auth.mailed_tokens import MailedTokens
+from app.auth.notices import Notices
+from app.auth.one_time import OneTimeSecrets
+from app.auth.otp import KIND as OTP
+from app.auth.otp import OtpCodes
+from app.auth.passwords import Passwords
+from app.auth.places import SignInPlaces
+from app.auth.recovery import Recovery
+from app.auth.second_factor import SecondFactors
+from app.auth.service import AuthService
+from app.auth.sessions import Sessions
+from app.auth.tokens import AccessTokens
+from app.auth.uses import CredentialUses
+from app.core.deps import Registry
+from app.core.encryption import Vault
+from app.core.jobs import Lease
+from app.core.rate_limit import RateLimiter
+from app.core.security import Authenticator
+from app.core.settings import Settings
+from app.lifespan.ground import Ground
+from app.mail.outbox import MailOutbox
+
+
+class People(NamedTuple):
+    """What the rest of the composition needs of it."""
+
+    accounts: Accounts
+    audit: ChainedAuditTrail
+    authenticator: Authenticator
+    mails: MailOutbox
+    retention: AuditRetention
+    uses: CredentialUses
+
+
+def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
+    """Make the services of accounts, provide what endpoints ask for, and give what others build on."""
+    clock, bus, limiter = ground.clock, ground.bus, registry.provide(RateLimiter, ground.limiter)
+    audit = ChainedAuditTrail(ground.database.db, clock)
+    registry.provide(AuditReader, AuditReader(ground.database.db, clock))
+    mails = MailOutbox(settings=settings, clock=clock, bus=bus, lease=lambda length: _mail_lease(ground, length))
+    notices = Notices(mails)
+    vault = registry.provide(Vault, Vault([key.get_secret_value() for key in settings.encryption_keys]))
+
+    tokens = AccessTokens(
+        secret_key=settings.secret_key.get_secret_value(),
+        previous_keys=[key.get_secret_value() for key in settings.secret_key_previous],
+        algorithm=settings.algorithm,
+        lifetime=timedelta(minutes=settings.access_token_expire_minutes),
+        clock=clock,
+    )
+    uses = CredentialUses(clock)
+    api_tokens = registry.provide(ApiTokens, ApiTokens(clock=clock, bus=bus, audit=audit))
+    authenticator = SessionAuthenticator(tokens=tokens, api_tokens=api_tokens, uses=uses, clock=clock, bus=bus)
+    registry.provide(Authenticator, authenticator)  # type: ignore[type-abstract]  # provided under its port
+    lifetime = timedelta(days=settings.refresh_token_expire_days)
+    sessions = registry.provide(
+        Sessions, Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=lifetime, audit=audit, mails=mails)
+    )
+
+    people = Accounts(clock=clock, passwords=registry.provide(Passwords, Passwords()))
+    digests = KeyedDigests.of(settings)
+    one_time = OneTimeSecrets(clock=clock, digests=digests)
+    places = SignInPlaces(clock=clock, digests=digests)
+    guard = SignInGuard(clock=clock, limiter=limiter, settings=settings, places=places)
+    otp = OtpCodes(
+        settings=settings, clock=clock, accounts=people, secrets=one_time, mails=mails, digests=digests, audit=audit
+    )
+    factors = registry.provide(
+        SecondFactors,
+        SecondFactors(
+            app_name=settings.app_name,
+            clock=clock,
+            vault=vault,
+            accounts=people,
+            guard=guard,
+            audit=audit,
+            notices=notices,
+        ),
+    )
+    mailed = MailedTokens(one_time)
+    registry.provide(
+        Recovery,
+        Recovery(
+            settings=settings,
+            clock=clock,
+            accounts=people,
+            sessions=sessions,
+            tokens=mailed,
+            mails=mails,
+            notices=notices,
+            audit=audit,
+            guard=guard,
+            places=places,
+            limiter=limiter,
+        ),
+    )
+    registry.provide(
+        AuthService,
+        AuthService(
+            clock=clock,
+            settings=settings,
+            limiter=limiter,
+            accounts=people,
+            sessions=sessions,
+            guard=guard,
+            places=places,
+            otp=otp,
+            challenges=Challenges(clock=clock, one_time=one_time, factors=factors),
+            second_factors=factors,
+            notices=notices,
+            audit=audit,
+        ),
+    )
+    registry.provide(
+        AccountAdministration,
+        AccountAdministration(clock=clock, bus=bus, sessions=sessions, second_factors=factors, audit=audit),
+    )
+    mails.add_composer(OTP, otp.compose)
+    for kind, composer in Letters(clock=clock, accounts=people, tokens=mailed).composers().items():
+        mails.add_composer(kind, composer)
+    retention = AuditRetention(audit, clock, settings.audit_retention_days)
+    return People(people, audit, authenticator, mails, retention, uses)
+
+
+def _mail_lease(ground: Ground, length: float) -> Lease:
+    return Lease(ground.database.db, ground.clock, "mail", ground.holder, length)

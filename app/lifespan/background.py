@@ -1,0 +1,78 @@
+"""Periodic jobs, supervised tasks, and what `/health` says of each part."""
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from app import __version__
+from app.alerts.ingest import AlertIngest
+from app.alerts.keys import KeyDirectory
+from app.alerts.rejected import RejectedDeliveries
+from app.alerts.service import AlertService
+from app.auth.passwords import Passwords
+from app.core.deps import Registry
+from app.core.jobs import Jobs
+from app.core.settings import Settings
+from app.lifespan.accounts import People
+from app.lifespan.ground import Ground
+from app.stream.service import StreamService
+from app.system.health import HealthService
+
+
+def background(registry: Registry, settings: Settings, ground: Ground, people: People, stack: AsyncExitStack) -> None:
+    """Start the background tasks; `stack` ends them."""
+    supervisor = ground.supervisor
+    directory, rejected = registry.get(KeyDirectory), registry.get(RejectedDeliveries)
+    ingest, streams = registry.get(AlertIngest), registry.get(StreamService)
+    jobs = Jobs(lambda: ground.database.db, ground.clock, ground.holder)
+    jobs.add("alert retention", timedelta(hours=1), registry.get(AlertService).expire)
+    jobs.add("audit retention", timedelta(hours=1), people.retention.expire)
+    supervisor.add("key use", directory.run)
+    supervisor.add("refused deliveries", rejected.run)
+    supervisor.add("stream", streams.run)
+    supervisor.add("credential use", people.uses.run)
+    if settings.background_tasks_enabled:
+        supervisor.add("jobs", jobs.run)
+        if people.mails.available:
+            supervisor.add("mail", people.mails.run)
+
+    async def cache_health() -> dict[str, Any]:
+        return ground.redis.health() if ground.redis else {"status": "ok", "backend": "memory"}
+
+    async def bus_health() -> dict[str, Any]:
+        return {"status": "ok" if ground.bus.connected else "degraded", **ground.bus.health()}
+
+    async def feed_health() -> dict[str, Any]:
+        return {"status": "off"}
+
+    async def jobs_health() -> dict[str, Any]:
+        return {"status": "ok", **jobs.health()} if settings.background_tasks_enabled else {"status": "off"}
+
+    async def tasks_health() -> dict[str, Any]:
+        return {"status": "ok" if supervisor.healthy else "degraded", **supervisor.health()}
+
+    async def stream_health() -> dict[str, Any]:
+        return {"status": "ok", **streams.health()}
+
+    probes = {
+        "database": ground.database.health,
+        "cache": cache_health,
+        "bus": bus_health,
+        "feed": feed_health,
+        "jobs": jobs_health,
+        "tasks": tasks_health,
+        "mail": people.mails.health,
+        "stream": stream_health,
+    }
+    registry.provide(HealthService, HealthService(__version__, probes))
+
+    # Closed in reverse: clients first, then what is accepted is stored, then the tasks.
+    stack.callback(registry.get(Passwords).close)
+    stack.push_async_callback(people.audit.drain)
+    stack.push_async_callback(supervisor.stop)
+    stack.push_async_callback(directory.save_last_used)
+    stack.push_async_callback(people.uses.save)
+    stack.push_async_callback(rejected.drain)
+    stack.push_async_callback(ingest.drain)
+    stack.push_async_callback(streams.close)
+    supervisor.start()
