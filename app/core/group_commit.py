@@ -26,14 +26,19 @@ class DuplicateRowError(Exception):
 
 
 class _Waiting:
-    """A row, what its sender wants to be told with it, and whoever waits for it to be stored."""
+    """A row, what its sender wants to be told with it, and whoever waits for it to be stored.
 
-    __slots__ = ("done", "note", "row")
+    `refused`: a unique index has its value already, by another row or by this very one: an earlier attempt, of ours or
+    of the driver's, may have been carried out although no answer came.
+    """
+
+    __slots__ = ("done", "note", "refused", "row")
 
     def __init__(self, row: Row, note: Any, done: asyncio.Future[None]) -> None:
         self.row = row
         self.note = note
         self.done = done
+        self.refused = False
 
 
 class GroupCommit:
@@ -127,6 +132,8 @@ class GroupCommit:
                 await self._collection.insert_many([waiting.row for waiting in batch], ordered=False)
             except BulkWriteError as error:
                 batch = self._settle(batch, error.details)
+                if any(waiting.refused for waiting in batch):
+                    batch = await self._still_open(batch)  # at once: it is a repeat, and its sender waits
             except (ConnectionFailure, WriteConcernError) as error:
                 log.warning("write interrupted", collection=self._collection.name, error=type(error).__name__)
             except Exception as error:  # a row that cannot be encoded or is refused: the writer must live on
@@ -160,28 +167,33 @@ class GroupCommit:
                 # Ids are given once, so an attempt that seemed lost did arrive; whether a majority has it is seen next.
                 open_.append(waiting)
             elif error.get("code") == DUPLICATE_KEY:
-                if waiting.done.done():
-                    open_.append(waiting)  # it may be this very row, stored by an earlier attempt
-                else:
-                    waiting.done.set_exception(DuplicateRowError())
+                waiting.refused = True
+                open_.append(waiting)  # whether by this very row is seen next
             else:
                 log.error("row refused", collection=self._collection.name, code=error.get("code"))
                 self._fail([waiting], None)
         return open_
 
     async def _still_open(self, batch: list[_Waiting]) -> list[_Waiting]:
-        """After an interruption: rows that did arrive are settled, those that nobody waits for are dropped."""
+        """After an interruption or a refusal, the rows that have to be written again.
+
+        Those that are stored or that another row keeps out are settled; those that nobody waits for are dropped.
+        """
         try:
             # One by one: the embedded database scans the whole collection for an `$in` on ids.
             asked = [self._majority.find_one({"_id": waiting.row["_id"]}, {"_id": 1}) for waiting in batch]
             stored = {row["_id"] for row in await asyncio.gather(*asked) if row is not None}
         except PyMongoError:
-            stored = set()
             # Nothing is known yet; abandoned rows stay, since they may be stored and would have to be announced.
             if any(not waiting.done.done() for waiting in batch) or len(self._waiting) < self._max_waiting // 2:
                 return batch
+            return []
         self._succeed([waiting for waiting in batch if waiting.row["_id"] in stored])
-        return [waiting for waiting in batch if waiting.row["_id"] not in stored and not waiting.done.done()]
+        missing = [waiting for waiting in batch if waiting.row["_id"] not in stored and not waiting.done.done()]
+        for waiting in missing:
+            if waiting.refused:
+                waiting.done.set_exception(DuplicateRowError())
+        return [waiting for waiting in missing if not waiting.done.done()]
 
     def _succeed(self, batch: list[_Waiting]) -> None:
         for waiting in batch:
