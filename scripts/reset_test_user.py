@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pydantic import SecretStr, ValidationError  # noqa: E402 (the path comes first)
+from pydantic import SecretStr  # noqa: E402 (the path comes first)
 
 from app.audit.trail import ChainedAuditTrail  # noqa: E402
 from app.auth.accounts import Accounts, NewAccount  # noqa: E402
@@ -38,7 +38,7 @@ from app.core.audit import SYSTEM, Act  # noqa: E402
 from app.core.bus import Bus  # noqa: E402
 from app.core.client_address import network_of  # noqa: E402
 from app.core.clock import SystemClock  # noqa: E402
-from app.core.errors import DomainError, StartupError  # noqa: E402
+from app.core.errors import StartupError  # noqa: E402
 from app.core.events import AccountChanged  # noqa: E402
 from app.core.maintenance import run_program, tool_database  # noqa: E402
 from app.core.migrations import check_migrations  # noqa: E402
@@ -160,17 +160,8 @@ def main() -> None:
         if settings.environment == "production":
             raise StartupError("There are no test accounts in production (ENVIRONMENT=production); nothing was done.")
         made = None if wanted.password else secrets.token_urlsafe(12)
-        try:
-            body = SignupBody(email=wanted.email, password=SecretStr(made or read_password()))
-            user, new = await reset(settings, body)
-        except ValidationError as error:
-            for problem in error.errors():
-                field = ".".join(str(part) for part in problem["loc"]) or "account"
-                print(f"{field}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
-            return 1
-        except DomainError as error:
-            print(error.detail, file=sys.stderr)
-            return 1
+        body = SignupBody(email=wanted.email, password=SecretStr(made or read_password()))
+        user, new = await reset(settings, body)
         report(user, new=new, made=made, url=wanted.url)
         return 0
 

@@ -22,7 +22,6 @@ from app.alerts.schemas import (
     Figure,
     KeyInfo,
     KeyStrategy,
-    Moment,
     Rejected,
     StrategyName,
     TradeTypeIn,
@@ -33,7 +32,7 @@ from app.core.errors import FieldError, InvalidInputError, NotFoundError
 from app.core.figures import Theme
 from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import field_errors, problem_responses, summary
-from app.core.schemas import parse_id
+from app.core.schemas import Moment, parse_id
 from app.core.settings import Settings
 
 router = APIRouter()

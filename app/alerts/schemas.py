@@ -1,13 +1,12 @@
 """What goes over the wire in this feature."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -17,7 +16,7 @@ from pydantic import (
 )
 
 from app.alerts.charts import ChartType
-from app.core.schemas import Amount, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel, example
+from app.core.schemas import Amount, Moment, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel, example
 
 
 class TradeType(StrEnum):
@@ -41,14 +40,6 @@ def _empty_is_absent(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _whole_milliseconds_utc(moment: datetime) -> datetime:
-    if not 1990 <= moment.year <= 2200:  # before any conversion, which overflows at the ends of the calendar
-        raise ValueError("Input should be a time between 1990 and 2200")
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-_SPACE_FOR_PLUS = re.compile(r"(T\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
 _PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
 
 
@@ -57,11 +48,6 @@ def _filled_in(value: Any) -> Any:
     if isinstance(value, str) and (left := _PLACEHOLDER.search(value)):
         raise ValueError(f"TradingView did not replace {left[0][:60]}; not every placeholder works in every alert")
     return value
-
-
-def _plus_in_query(value: Any) -> Any:
-    """An unescaped + in a query arrives as a space: `…T09:15:00 05:30` means `…T09:15:00+05:30`."""
-    return _SPACE_FOR_PLUS.sub(r"\1+\2", value) if isinstance(value, str) else value
 
 
 def _number_as_text(value: Any) -> Any:
@@ -91,7 +77,6 @@ LongText = Annotated[
 ]
 Interval = Annotated[str, _trimmed(16), NoControlCharacters, BeforeValidator(_name), _taken(16, numbers=True)]
 Identity = Annotated[str, _trimmed(128), NoControlCharacters, BeforeValidator(_name), _taken(128, numbers=True)]
-Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_whole_milliseconds_utc)]
 _TIME_SCHEMA = {"anyOf": [{"type": "string", "maxLength": 64}, {"type": "number"}]}
 AlertTime = Annotated[Moment, WithJsonSchema(_TIME_SCHEMA, mode="validation")]
 TradeTypeIn = Annotated[TradeType, BeforeValidator(_lower), BeforeValidator(_filled_in)]

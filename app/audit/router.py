@@ -7,7 +7,7 @@ from beanie import PydanticObjectId
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ValidationError
 
-from app.audit.schemas import ActionName, AuditEntry, AuditFilters, Moment, RequestId
+from app.audit.schemas import ActionName, AuditEntry, AuditFilters, RequestId
 from app.audit.service import AuditReader
 from app.core.audit import Outcome
 from app.core.deps import AuditReader as MayReadAudit
@@ -15,6 +15,7 @@ from app.core.deps import provided
 from app.core.errors import FieldError, InvalidInputError
 from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import field_errors, problem_responses, summary
+from app.core.schemas import Moment
 
 router = APIRouter(prefix="/api/v1/audit")
 

@@ -1,30 +1,14 @@
 """What goes over the wire in this feature."""
 
-import re
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 
 from beanie import PydanticObjectId
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from app.core.audit import ActorKind, Outcome
-from app.core.schemas import NoControlCharacters, RequestModel, ResponseModel, example
+from app.core.schemas import Moment, NoControlCharacters, RequestModel, ResponseModel, example
 
-_SPACE_FOR_PLUS = re.compile(r"(T\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
-
-
-def _plus_in_query(value: Any) -> Any:
-    """An unescaped + in a query arrives as a space: `…T09:15:00 05:30` means `…T09:15:00+05:30`."""
-    return _SPACE_FOR_PLUS.sub(r"\1+\2", value) if isinstance(value, str) else value
-
-
-def _in_utc(moment: datetime) -> datetime:
-    if not 1990 <= moment.year <= 2200:  # before any conversion, which overflows at the ends of the calendar
-        raise ValueError("Input should be a time between 1990 and 2200")
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_in_utc)]
 ActionName = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*\.?$")
 ]

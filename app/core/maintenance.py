@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 
@@ -14,7 +15,7 @@ from app.core.clock import Clock
 from app.core.database import Database
 from app.core.embedded import EmbeddedDatabase
 from app.core.embedded_files import EmbeddedFiles
-from app.core.errors import StartupError
+from app.core.errors import DomainError, StartupError
 from app.core.jobs import Lease
 from app.core.logging import configure_logging
 from app.core.settings import Settings, SettingsError
@@ -37,6 +38,14 @@ def run_program(work: Callable[[Settings], Coroutine[Any, Any, int]]) -> NoRetur
         raise SystemExit(asyncio.run(work(settings)))
     except (SettingsError, StartupError, TransferError) as error:
         raise SystemExit(str(error)) from None
+    except DomainError as error:
+        raise SystemExit(error.detail) from None
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, fault['loc'])) or 'input'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
+        raise SystemExit("\n".join(faults)) from None
     except PyMongoError as error:
         code = getattr(error, "code", None)
         what = f"{type(error).__name__}, code {code}" if code else type(error).__name__

@@ -1,6 +1,7 @@
 """Building blocks of what goes over the wire."""
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -64,6 +65,25 @@ Amount = Annotated[
 
 PositiveAmount = Annotated[Amount, Field(gt=0)]
 """An `Amount` over zero: a price or a quantity."""
+
+
+_SPACE_FOR_PLUS = re.compile(r"(T\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
+
+
+def _plus_in_query(value: Any) -> Any:
+    """An unescaped + in a query arrives as a space: `…T09:15:00 05:30` means `…T09:15:00+05:30`."""
+    return _SPACE_FOR_PLUS.sub(r"\1+\2", value) if isinstance(value, str) else value
+
+
+def _whole_milliseconds_utc(moment: datetime) -> datetime:
+    if not 1990 <= moment.year <= 2200:  # before any conversion, which overflows at the ends of the calendar
+        raise ValueError("Input should be a time between 1990 and 2200")
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_whole_milliseconds_utc)]
+"""A time as aware UTC, in whole milliseconds (BSON's resolution); one without offset is taken for UTC."""
 
 
 class RequestModel(BaseModel):
