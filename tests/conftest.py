@@ -6,9 +6,15 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.support.people import Person, sign_up
 from tests.support.service import ServiceProcess
+
+# The same examples in every run, so that a run says something about the change and not about the day. Whoever wants
+# new ones: pytest --hypothesis-profile default --hypothesis-seed random
+settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("steady")
 
 pytest_plugins = ["tests.browser.guard"]
 """Says in one line that browser tests were left out, where there is no browser."""
