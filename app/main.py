@@ -32,6 +32,7 @@ EXPOSED_HEADERS = [
     "Location",
     "ETag",
     "Retry-After",
+    "WWW-Authenticate",
     "RateLimit-Limit",
     "RateLimit-Remaining",
     "RateLimit-Reset",

@@ -10,12 +10,14 @@ from app.alerts.webhook import WebhookLane, key_in_path
 from app.alerts.webhook import router as webhook
 from app.audit.router import router as audit
 from app.auth.router import router as auth
+from app.auth.schemas.sign_in import SecondFactorRequired
+from app.core.deps import KnownQuery
 from app.stream.router import router as stream
 from app.system.docs import docs_router
 from app.system.router import router as system
 
-UNREFERENCED: list[type[BaseModel]] = [WebhookAlert]
-"""Bodies that endpoints read by themselves: FastAPI cannot know their schemas."""
+UNREFERENCED: list[type[BaseModel]] = [WebhookAlert, SecondFactorRequired]
+"""What endpoints read or answer by themselves: FastAPI cannot know these schemas."""
 
 
 FAST_LANES = [WebhookLane]
@@ -24,7 +26,11 @@ FAST_LANES = [WebhookLane]
 
 def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
-    for router in (webhook, alerts, auth, audit, stream, system, docs_router()):
+    # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes.
+    app.include_router(webhook)
+    for router in (alerts, auth, audit):
+        app.include_router(router, dependencies=[KnownQuery])
+    for router in (stream, system, docs_router()):
         app.include_router(router)
 
 

@@ -1,12 +1,18 @@
 #!/usr/bin/env python3
-"""Makes an account, the first administrator above all.
+"""Makes an account, the first administrator above all; changes the role of one there is, or its forgotten password.
 
     .venv/bin/python scripts/create_user.py asha@example.com --admin
     .venv/bin/python scripts/create_user.py desk@example.com --operator --name "The desk"
     echo "$PASSWORD" | .venv/bin/python scripts/create_user.py bot@example.com --username bot
+    .venv/bin/python scripts/create_user.py asha@example.com --reset-password
 
-It reads the same settings as the service and may run beside it. The password is asked for, or read from the first line
-of standard input; it is never an argument, where other users of the machine could see it.
+It reads the same settings as the service, says which database they lead to, and may run beside the service, which hears
+of it at once. The password is asked for, or read from the first line of standard input; it is never an argument, where
+other users of the machine could see it.
+
+--admin, --operator or --role with the address of an account that exists changes its role; no password is asked for.
+--reset-password gives an account that exists a new one, for where no mail can be sent: it ends all its sessions, and
+forgets failed attempts to sign in. Its second factor and its API tokens stay.
 """
 
 import argparse
@@ -20,38 +26,48 @@ sys.path.insert(0, str(ROOT))
 
 from pydantic import SecretStr  # noqa: E402 (the path comes first)
 
-from app.audit.trail import ChainedAuditTrail  # noqa: E402
-from app.auth.accounts import Accounts, NewAccount  # noqa: E402
+from app.auth.accounts import NewAccount  # noqa: E402
+from app.auth.mailed_tokens import Purpose  # noqa: E402
 from app.auth.models import UserDocument  # noqa: E402
-from app.auth.passwords import Passwords  # noqa: E402
-from app.auth.schemas.accounts import RegisterBody  # noqa: E402
+from app.auth.schemas.accounts import RegisterBody, normalise_email  # noqa: E402
 from app.core.audit import SYSTEM, Act  # noqa: E402
-from app.core.clock import SystemClock  # noqa: E402
-from app.core.errors import DomainError  # noqa: E402
-from app.core.maintenance import run_program, tool_database  # noqa: E402
-from app.core.migrations import check_migrations  # noqa: E402
+from app.core.errors import StartupError  # noqa: E402
+from app.core.events import AccountChanged  # noqa: E402
+from app.core.maintenance import place_of, run_program  # noqa: E402
 from app.core.security import Role  # noqa: E402
 from app.core.settings import Settings  # noqa: E402
 from app.lifespan import DOCUMENTS  # noqa: E402
+from app.lifespan.tools import AccountTools, account_tools  # noqa: E402
+
+BY = "scripts/create_user.py"
 
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description="Make an account. The password is asked for, or read from stdin.")
+    assert __doc__ is not None  # noqa: S101 (python -OO is not used)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("email")
     parser.add_argument("--username", help="to sign in with instead of the e-mail address")
     parser.add_argument("--name", help="how the person is called")
-    role = parser.add_mutually_exclusive_group()
-    role.add_argument("--role", type=Role, choices=list(Role), default=Role.USER, help="what it may do (user)")
-    role.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--role", type=Role, choices=list(Role), help="what it may do (user)")
+    what.add_argument(
         "--admin",
         action="store_const",
         const=Role.ADMIN,
         dest="role",
         help="--role admin: may manage users and read every audit entry",
     )
-    role.add_argument("--operator", action="store_const", const=Role.OPERATOR, dest="role", help="--role operator")
-    return parser.parse_args()
+    what.add_argument("--operator", action="store_const", const=Role.OPERATOR, dest="role", help="--role operator")
+    what.add_argument("--reset-password", action="store_true", help="a new password for an account that exists")
+    wanted = parser.parse_args()
+    if wanted.reset_password and (wanted.username or wanted.name):
+        parser.error("--username and --name are for new accounts")
+    try:
+        wanted.email = normalise_email(wanted.email)
+    except ValueError as error:
+        raise SystemExit(f"email: {error}") from None
+    return wanted
 
 
 def read_password() -> str:
@@ -60,45 +76,95 @@ def read_password() -> str:
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != password:
-        raise SystemExit("The two passwords differ; nothing was made.")
+        raise SystemExit("The two passwords differ; nothing was done.")
     return password
 
 
-async def create(settings: Settings, body: RegisterBody, role: Role) -> UserDocument:
+async def create(settings: Settings, body: RegisterBody, role: Role) -> str:
     """Store the account in the service's database, and write down that it was made here."""
-    clock, passwords = SystemClock(), Passwords()
-    try:
-        async with tool_database(settings) as database:
-            await check_migrations(database.db, DOCUMENTS)
-            await database.register(DOCUMENTS)
-            new = NewAccount(body.email, body.password.get_secret_value(), body.name, body.username, role=role)
-            user = await Accounts(clock=clock, passwords=passwords).create(new)
-            trail = ChainedAuditTrail(database.db, clock)
-            details = {"by": "scripts/create_user.py", "role": role.value}
-            try:
-                await trail.record(
-                    Act("auth.sign_up", user.id, SYSTEM, target=("account", str(user.id)), details=details)
-                )
-            except DomainError as error:
-                print(f"The account is made, but {error.detail}", file=sys.stderr)
-            await trail.drain()
-            return user
-    finally:
-        passwords.close()
+    async with account_tools(settings, DOCUMENTS) as tools:
+        new = NewAccount(body.email, body.password.get_secret_value(), body.name, body.username, role=role)
+        user = await tools.accounts.create(new)
+        await tools.trail.note(_act("auth.sign_up", user, role=role.value))
+        return f"Made the account {user.email} ({user.role}), id {user.id}."
+
+
+async def change_role(settings: Settings, email: str, role: Role, *, refuse: bool) -> str | None:
+    """Give the account another role, everywhere at once; None if there is none with this address.
+
+    `refuse`: if there is one, it is an error, because more was asked for than a role.
+    """
+    async with account_tools(settings, DOCUMENTS) as tools:
+        user = await tools.accounts.find(email)
+        if user is None:
+            return None
+        if refuse:
+            raise StartupError(
+                f"There is an account with the address {email} already, and --username and --name are for new ones; "
+                "nothing was changed."
+            )
+        change = {"$set": {"role": role.value, "updated_at": tools.clock.now()}}
+        await UserDocument.get_pymongo_collection().update_one({"_id": user.id}, change)
+        # Even if it had the role: whoever stored it may have died before they could announce it.
+        await tools.bus.publish(AccountChanged(user_id=str(user.id), is_active=user.is_active), confirm=True)
+        if user.role is role:
+            return f"The account {user.email} is there already and has the role {role}: nothing was changed."
+        await tools.trail.note(_act("admin.user_update", user, role=f"{user.role.value} → {role.value}"))
+        return (
+            f"The account {user.email} is there already: its role was {user.role}, and is {role} now. "
+            f"Its password stays; id {user.id}."
+        )
+
+
+async def reset_password(settings: Settings, email: str, password: str) -> str:
+    """Give the account a new password; whoever used the old one is out when this returns."""
+    async with account_tools(settings, DOCUMENTS, must_exist=True) as tools:
+        user = await tools.accounts.find(email)
+        if user is None:
+            raise StartupError(f"There is no account with the address {email} here; nothing was changed.")
+        await tools.accounts.set_password(user, password)
+        ended = await _let_in_again(tools, user)
+        await tools.trail.note(_act("auth.password_reset", user, sessions_ended=ended))
+        hint = (
+            "" if user.is_active else " It is deactivated: an administrator has to activate it before it can sign in."
+        )
+        return f"The account {user.email} has a new password; sessions that ended: {ended}.{hint}"
+
+
+async def _let_in_again(tools: AccountTools, user: UserDocument) -> int:
+    """End what the old password opened, and forget what was in its owner's way; how many sessions that were."""
+    ended = await tools.sessions.revoke_all(user.id, "the password was reset on the service's machine")
+    await tools.mailed_tokens.drop(Purpose.PASSWORD_RESET, user.id)
+    await tools.guard.forgive(user.id)
+    # Somebody else may have signed in with the old one: their places are no better than any other from now on.
+    await tools.places.forget(user.id)
+    return ended
+
+
+def _act(action: str, user: UserDocument, **details: str | int) -> Act:
+    return Act(action, user.id, SYSTEM, target=("account", str(user.id)), details={"by": BY, **details})
 
 
 def main() -> None:
-    """Make the account that the command line describes; exit status 1 and a sentence when that is not possible."""
+    """Do what the command line says; exit status 1 and a sentence when that is not possible."""
     wanted = arguments()
     os.chdir(ROOT)  # .env and a relative DATA_DIR mean the same as for scripts/run
 
     async def work(settings: Settings) -> int:
+        print(f"Working on {place_of(settings)}.", file=sys.stderr, flush=True)
+        print(await do(settings))
+        return 0
+
+    async def do(settings: Settings) -> str:
+        if wanted.reset_password:
+            return await reset_password(settings, wanted.email, read_password())
+        new_only = wanted.username is not None or wanted.name is not None
+        if wanted.role and (done := await change_role(settings, wanted.email, wanted.role, refuse=new_only)):
+            return done
         body = RegisterBody(
             email=wanted.email, password=SecretStr(read_password()), name=wanted.name, username=wanted.username
         )
-        user = await create(settings, body, wanted.role)
-        print(f"Made the account {user.email} ({user.role}), id {user.id}.")
-        return 0
+        return await create(settings, body, wanted.role or Role.USER)
 
     run_program(work)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a test account, or makes the one there is usable again: for development, never in production.
+"""Makes a test account, or makes the one there is usable again: for development and tests alone.
 
     .venv/bin/python scripts/reset_test_user.py
     .venv/bin/python scripts/reset_test_user.py bot@example.com
@@ -7,7 +7,8 @@
 
 The account gets a new password, which is shown this once (or the one that you type or pipe in), is activated, and loses
 its second factor, its sessions, its API tokens and what failed attempts have earned it. Its role, its strategies with
-their keys, and its alerts stay. The service may run meanwhile, and hears of it at once.
+their keys, and its alerts stay. The service may run meanwhile, and hears of it at once. An account with a role other
+than user is reset with --yes only.
 """
 
 import argparse
@@ -17,38 +18,29 @@ import os
 import secrets
 import shlex
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pydantic import SecretStr  # noqa: E402 (the path comes first)
+from dotenv import dotenv_values  # noqa: E402 (the path comes first)
+from pydantic import SecretStr  # noqa: E402
 
-from app.audit.trail import ChainedAuditTrail  # noqa: E402
-from app.auth.accounts import Accounts, NewAccount  # noqa: E402
-from app.auth.api_tokens import ApiTokens  # noqa: E402
-from app.auth.digests import KeyedDigests  # noqa: E402
-from app.auth.models import SecondFactorDocument, SignInGuardDocument, UserDocument  # noqa: E402
-from app.auth.passwords import Passwords  # noqa: E402
+from app.auth.accounts import NewAccount  # noqa: E402
+from app.auth.models import SecondFactorDocument, UserDocument  # noqa: E402
 from app.auth.schemas.accounts import SignupBody  # noqa: E402
-from app.auth.sessions import Sessions  # noqa: E402
-from app.auth.tokens import AccessTokens  # noqa: E402
 from app.core.audit import SYSTEM, Act  # noqa: E402
-from app.core.bus import Bus  # noqa: E402
-from app.core.client_address import network_of  # noqa: E402
-from app.core.clock import SystemClock  # noqa: E402
 from app.core.errors import StartupError  # noqa: E402
 from app.core.events import AccountChanged  # noqa: E402
-from app.core.maintenance import run_program, tool_database  # noqa: E402
-from app.core.migrations import check_migrations  # noqa: E402
+from app.core.maintenance import place_of, run_program  # noqa: E402
+from app.core.security import Role  # noqa: E402
 from app.core.settings import Settings  # noqa: E402
 from app.lifespan import DOCUMENTS  # noqa: E402
-from app.lifespan.ground import transport_of  # noqa: E402
+from app.lifespan.tools import AccountTools, account_tools  # noqa: E402
 
 DEFAULT_EMAIL = "test@example.com"
-OWN_NETWORKS = {f"network:{network_of(address)}" for address in ("127.0.0.1", "::1")}
-"""What guards call the networks that tests on this machine come from."""
+LOOPBACK = ("127.0.0.1", "::1")
+"""Where tests on this machine come from: what failed there is forgotten too."""
 
 
 def arguments() -> argparse.Namespace:
@@ -59,7 +51,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--password", action="store_true", help="ask for the password (or read it from stdin) instead of making one"
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the service runs, for the line to paste")
+    parser.add_argument("--url", help="where the service runs, for the line to paste (this machine, PORT)")
+    parser.add_argument("--yes", action="store_true", help="also where the account is an operator's or administrator's")
     return parser.parse_args()
 
 
@@ -73,71 +66,43 @@ def read_password() -> str:
     return password
 
 
-class TestAccount:
-    """The account, and everything that goes with it."""
-
-    def __init__(self, settings: Settings, bus: Bus, passwords: Passwords, trail: ChainedAuditTrail) -> None:
-        self._settings = settings
-        self._bus = bus
-        self._trail = trail
-        self._clock = SystemClock()
-        self._accounts = Accounts(clock=self._clock, passwords=passwords)
-        life = timedelta(minutes=1)  # no session begins here
-        tokens = AccessTokens(secret_key=settings.secret_key.get_secret_value(), lifetime=life, clock=self._clock)
-        self._sessions = Sessions(clock=self._clock, bus=bus, tokens=tokens, lifetime=life, audit=trail)
-        self._api_tokens = ApiTokens(clock=self._clock, bus=bus, audit=trail)
-
-    async def make_or_reset(self, email: str, password: str) -> tuple[UserDocument, bool]:
-        """The account, ready to sign in, and whether it is new."""
-        user = await self._accounts.find(email)
-        if user is None:
-            user = await self._accounts.create(NewAccount(email, password))
-            await self._record(Act("auth.sign_up", user.id, SYSTEM), user)
-            return user, True
-        # The password first: with the old one no further session can begin.
-        await self._accounts.set_password(user, password)
-        await SecondFactorDocument.get_pymongo_collection().delete_one({"_id": user.id})
-        await self._forgive(user)
-        await UserDocument.get_pymongo_collection().update_one(
-            {"_id": user.id}, {"$set": {"is_active": True, "updated_at": self._clock.now()}}
+async def make_or_reset(
+    tools: AccountTools, email: str, password: str, *, of_any_role: bool
+) -> tuple[UserDocument, bool]:
+    """The account, ready to sign in, and whether it is new."""
+    user = await tools.accounts.find(email)
+    if user is None:
+        user = await tools.accounts.create(NewAccount(email, password))
+        await tools.trail.note(_act("auth.sign_up", user))
+        return user, True
+    if user.role is not Role.USER and not of_any_role:
+        raise StartupError(
+            f"{email} has the role {user.role}, so it may be somebody's own account; --yes resets it nevertheless. "
+            "Nothing was done."
         )
-        await self._sessions.revoke_all(user.id, "the test account was reset")
-        await self._api_tokens.revoke_all(user.id)
-        await self._bus.publish(AccountChanged(user_id=str(user.id), is_active=True), confirm=True)
-        await self._record(Act("admin.user_update", user.id, SYSTEM), user)
-        return user, False
-
-    async def _forgive(self, user: UserDocument) -> None:
-        """Forget the failed attempts of this account, from wherever they came. They are few: each lives for a day."""
-        whose = KeyedDigests.of(self._settings).make("sign-in-guard", str(user.id))[:32]
-        guards = SignInGuardDocument.get_pymongo_collection()
-        async for row in guards.find({}, {"_id": 1}):
-            if f":{whose}:" in row["_id"] or row["_id"] in OWN_NETWORKS:
-                await guards.delete_one({"_id": row["_id"]})
-
-    async def _record(self, act: Act, user: UserDocument) -> None:
-        details = {"by": "scripts/reset_test_user.py", "role": user.role.value}
-        await self._trail.record(
-            Act(act.action, act.account_id, act.actor, target=("account", str(user.id)), details=details)
-        )
+    # The password first: with the old one no further session can begin.
+    await tools.accounts.set_password(user, password)
+    await SecondFactorDocument.get_pymongo_collection().delete_one({"_id": user.id})
+    await tools.guard.forgive(user.id, *LOOPBACK)
+    await UserDocument.get_pymongo_collection().update_one(
+        {"_id": user.id}, {"$set": {"is_active": True, "updated_at": tools.clock.now()}}
+    )
+    await tools.bus.publish(AccountChanged(user_id=str(user.id), is_active=True), confirm=True)
+    await tools.sessions.revoke_all(user.id, "the test account was reset")
+    await tools.api_tokens.revoke_all(user.id)
+    await tools.trail.note(_act("admin.user_update", user))
+    return user, False
 
 
-async def reset(settings: Settings, body: SignupBody) -> tuple[UserDocument, bool]:
-    """Do it in the service's database, as one of the service's processes."""
-    passwords, bus = Passwords(), Bus(transport_of(settings))
-    try:
-        async with tool_database(settings) as database:
-            await check_migrations(database.db, DOCUMENTS)
-            await database.register(DOCUMENTS)
-            await bus.start()  # the service's processes hear of it
-            trail = ChainedAuditTrail(database.db, SystemClock())
-            account = TestAccount(settings, bus, passwords, trail)
-            done = await account.make_or_reset(body.email, body.password.get_secret_value())
-            await trail.drain()
-            return done
-    finally:
-        await bus.stop()
-        passwords.close()
+def _act(action: str, user: UserDocument) -> Act:
+    details = {"by": "scripts/reset_test_user.py", "role": user.role.value}
+    return Act(action, user.id, SYSTEM, target=("account", str(user.id)), details=details)
+
+
+def own_url() -> str:
+    """Where `scripts/run` starts the service here: PORT as it reads it."""
+    port = os.environ.get("PORT") or dotenv_values(".env").get("PORT") or "8000"
+    return f"http://127.0.0.1:{port}"
 
 
 def report(user: UserDocument, *, new: bool, made: str | None, url: str) -> None:
@@ -157,12 +122,15 @@ def main() -> None:
     os.chdir(ROOT)  # .env and a relative DATA_DIR mean the same as for scripts/run
 
     async def work(settings: Settings) -> int:
-        if settings.environment == "production":
-            raise StartupError("There are no test accounts in production (ENVIRONMENT=production); nothing was done.")
+        if settings.environment not in {"development", "test"}:
+            where = f"{settings.environment} (ENVIRONMENT={settings.environment})"
+            raise StartupError(f"There are no test accounts in {where}; nothing was done.")
         made = None if wanted.password else secrets.token_urlsafe(12)
         body = SignupBody(email=wanted.email, password=SecretStr(made or read_password()))
-        user, new = await reset(settings, body)
-        report(user, new=new, made=made, url=wanted.url)
+        print(f"Working on {place_of(settings)}.", file=sys.stderr, flush=True)
+        async with account_tools(settings, DOCUMENTS) as tools:
+            user, new = await make_or_reset(tools, body.email, body.password.get_secret_value(), of_any_role=wanted.yes)
+        report(user, new=new, made=made, url=wanted.url or own_url())
         return 0
 
     run_program(work)

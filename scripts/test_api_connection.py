@@ -151,6 +151,8 @@ class Checks:
 
     async def _openapi(self) -> str:
         document = said(await self._client.get("/openapi.json"))
+        if not isinstance(document, dict) or not {"openapi", "paths"} <= document.keys():
+            raise Failure("not an OpenAPI document")
         return f"OpenAPI {document['openapi']}, {len(document['paths'])} paths"
 
     async def _ping(self) -> str:
@@ -162,22 +164,33 @@ class Checks:
             raise Failure(f"the answer is {reply.get('type')}, not pong")
         return ""
 
+    async def _secretly(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """A request that carries a secret: it goes to where `--url` says and nowhere else."""
+        answer = await self._client.request(method, path, follow_redirects=False, **content)
+        if answer.is_redirect:
+            there = answer.headers.get("location", "somewhere else")
+            raise Failure(f"a redirect to {there}, where no password or token is sent; give the right --url")
+        return answer
+
     async def _sign_in(self, email: str, password: str) -> str:
         body = {"email": email, "password": password}
-        answer = await self._client.post("/api/v1/auth/login", json=body)
+        answer = await self._secretly("POST", "/api/v1/auth/login", json=body)
         if b"urn:arrow:problem:second-factor-required" in answer.content:
             raise Skipped("the password is right; the rest needs a code of the second factor")
-        self._tokens = said(answer)
+        tokens = said(answer)
+        if not isinstance(tokens, dict) or not {"access_token", "refresh_token", "expires_in"} <= tokens.keys():
+            raise Failure("the answer holds no tokens: is this Arrow?")
+        self._tokens = tokens
         return f"tokens for {self._tokens['expires_in']} s"
 
     async def _me(self) -> str:
         headers = {"Authorization": f"Bearer {self._tokens['access_token']}"}
-        me = said(await self._client.get("/api/v1/auth/me", headers=headers))
+        me = said(await self._secretly("GET", "/api/v1/auth/me", headers=headers))
         return f"{me['email']} ({me['role']})"
 
     async def _sign_out(self) -> str:
         body = {"refresh_token": self._tokens["refresh_token"]}
-        answer = await self._client.post("/api/v1/auth/logout", json=body)
+        answer = await self._secretly("POST", "/api/v1/auth/logout", json=body)
         if answer.status_code != 204:
             said(answer)
         return ""

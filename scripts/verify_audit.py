@@ -27,9 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from app.audit.verification import Report, verify  # noqa: E402 (the path comes first)
 from app.core.clock import SystemClock  # noqa: E402
-from app.core.embedded_files import EmbeddedFiles  # noqa: E402
-from app.core.errors import StartupError  # noqa: E402
-from app.core.maintenance import refuse_during_maintenance, run_program, tool_database  # noqa: E402
+from app.core.maintenance import place_of, refuse_during_maintenance, run_program, tool_database  # noqa: E402
 from app.core.settings import Settings  # noqa: E402
 
 SHOWN = 20
@@ -95,10 +93,8 @@ def main() -> None:
     os.chdir(ROOT)  # .env and a relative DATA_DIR mean the same as for scripts/run
 
     async def work(settings: Settings) -> int:
-        files = EmbeddedFiles(settings.data_dir)
-        if not settings.mongodb_url and not (files.storage.is_dir() and any(files.storage.iterdir())):
-            raise StartupError(f"there is no embedded database in {files.root}: check DATA_DIR and MONGODB_URL")
-        async with tool_database(settings) as database:
+        print(f"Working on {place_of(settings)}.", file=sys.stderr, flush=True)
+        async with tool_database(settings, must_exist=True) as database:
             await refuse_during_maintenance(database.db, SystemClock())
             report = await verify(database.db, wanted.anchors)
         show(report)

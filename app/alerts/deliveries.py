@@ -95,13 +95,13 @@ class Deliveries:
         return content, new
 
     async def _check(self, delivery: Delivery, key: ActiveKey) -> None:
-        if key.paused:
-            raise ForbiddenError("This strategy is paused: its account is deactivated.")
         if self._allowed and not within(parse_address(delivery.address), self._allowed):
             raise ForbiddenError(
                 f"{delivery.address} is not in WEBHOOK_ALLOWED_IPS; if that is your proxy, name it in TRUSTED_PROXIES."
             )
         await self._limiter.hit("webhook", key.digest, self._per_key)
+        if key.paused:  # after the limit: what is refused here is stored too
+            raise ForbiddenError("This strategy is paused: its account is deactivated.")
         if delivery.size > self.max_body_bytes:
             raise PayloadTooLargeError(f"The body may have at most {self.max_body_bytes // 1024} KiB.")
         name = delivery.idempotency_key

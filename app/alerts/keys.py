@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from app.alerts.models import KeyDocument, StrategyDocument
 from app.alerts.ports import AccountStatus
 from app.alerts.schemas import BoundKey, KeyInfo
-from app.core.audit import Act, Actor, AuditTrail
+from app.core.audit import SYSTEM, Act, Actor, AuditTrail
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
 from app.core.errors import ConflictError, NotFoundError, UnavailableError
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 _KEY_FORM = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
 MAX_STRATEGIES, MAX_KEYS = 200, 1000
 _PREFIX_LENGTH = 6
+_AT_ONCE = 200
+"""Keys that one update ends: the embedded database serves nobody else meanwhile."""
 MAX_WANTED = 1000
 """Keys that may wait to be looked up: a flood of wrong ones must not delay the right ones for long."""
 _EVERYTHING = "*"
@@ -224,7 +226,7 @@ class KeyService:
         )
         await document.insert()
         await self._bus.publish(KeyChanged(digest=document.digest))
-        await self._audit.record(_act("strategy_key.bind", caller, document.id, strategy.name))
+        await self._audit.note(_act("strategy_key.bind", caller, document.id, strategy.name))
         return BoundKey(
             id=str(document.id),
             name=strategy.name,
@@ -276,7 +278,28 @@ class KeyService:
         result = await keys.update_one({"_id": key_id, "revoked_at": None}, {"$set": {"revoked_at": self._clock.now()}})
         await self._bus.publish(KeyChanged(digest=row["digest"]), confirm=True)
         if result.modified_count:
-            await self._audit.record(_act("strategy_key.revoke", caller, key_id, row["strategy_name"]))
+            await self._audit.note(_act("strategy_key.revoke", caller, key_id, row["strategy_name"]))
+
+    async def revoke_all(self, user_id: PydanticObjectId) -> int:
+        """End all keys of an account, in every process, before this returns; how many they were.
+
+        For when the account is taken from whoever bound them.
+        """
+        keys, ended = KeyDocument.get_pymongo_collection(), 0
+        rows = await keys.find({"user_id": user_id}, {"digest": 1, "revoked_at": 1}).to_list()
+        active = [row for row in rows if row.get("revoked_at") is None]
+        for start in range(0, len(active), _AT_ONCE):
+            ids = [row["_id"] for row in active[start : start + _AT_ONCE]]
+            change = {"$set": {"revoked_at": self._clock.now()}}
+            ended += (await keys.update_many({"_id": {"$in": ids}, "revoked_at": None}, change)).modified_count
+        for row in active:
+            # Events arrive in order: with the last one confirmed, all are.
+            await self._bus.publish(KeyChanged(digest=row["digest"]), confirm=row is active[-1])
+        if ended:
+            await self._audit.note(
+                Act("strategy_key.revoke", user_id, SYSTEM, target=None, details={"all": True, "ended": ended})
+            )
+        return ended
 
 
 def _info(row: dict[str, Any]) -> KeyInfo:

@@ -27,7 +27,7 @@ from app.alerts.schemas import (
     TradeTypeIn,
 )
 from app.alerts.service import AlertService
-from app.core.deps import AlertReader, AlertWriter, PublicLimit, StrategyReader, StrategyWriter, provided
+from app.core.deps import AlertReader, AlertWriter, NoStore, PublicLimit, StrategyReader, StrategyWriter, provided
 from app.core.errors import FieldError, InvalidInputError, NotFoundError
 from app.core.figures import Theme
 from app.core.pagination import PAGED, PageRequest, page_request
@@ -53,6 +53,7 @@ ALERTS: list[str | Enum] = ["Alerts"]
     status_code=201,
     tags=STRATEGIES,
     summary="Bind a new key to a strategy",
+    dependencies=[NoStore],
     responses=problem_responses(401, 409),
 )
 async def bind_key(

@@ -14,10 +14,12 @@ encoding that has to change gets a new `schema_version`, and this one stays to r
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from beanie import PydanticObjectId
 from bson import ObjectId
 
 Row = dict[str, Any]
@@ -27,6 +29,14 @@ GENESIS = "0" * 64
 """What the first entry follows."""
 
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+
+
+def new_id() -> PydanticObjectId:
+    """The id of a new entry: all of it random.
+
+    The driver counts the ids that it makes: two of one's own entries would tell how many others came between.
+    """
+    return PydanticObjectId(secrets.token_bytes(12))
 
 
 class NotCanonicalError(ValueError):

@@ -4,9 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 
-from beanie import PydanticObjectId
-
-from app.audit.chain import FORMAT, Row
+from app.audit.chain import FORMAT, Row, new_id
 from app.core.audit import SYSTEM, Act, Actor, Outcome
 from app.core.clock import to_micros
 from app.core.redaction import scrub, scrub_value
@@ -38,7 +36,7 @@ def draft(act: Act, request: RequestInfo | None, now: datetime) -> Row:
     return row
 
 
-def note(action: str, now: datetime, **details: Detail) -> Row:
+def remark(action: str, now: datetime, **details: Detail) -> Row:
     """The stored form of something that the trail itself did. Its details hold hashes, which look like secrets."""
     return _frame(action, Outcome.SUCCESS, SYSTEM, now) | {"details": details}
 
@@ -50,7 +48,7 @@ def _frame(action: str, outcome: Outcome, actor: Actor, now: datetime) -> Row:
     if actor.credential_id is not None:
         who["credential_id"] = actor.credential_id
     return {
-        "_id": PydanticObjectId(),
+        "_id": new_id(),
         "schema_version": FORMAT,
         "seq": to_micros(now),
         "at": now,

@@ -13,7 +13,7 @@ from beanie import Document, PydanticObjectId
 from pydantic import Field
 from pymongo import DESCENDING, IndexModel
 
-from app.audit.chain import FORMAT
+from app.audit.chain import FORMAT, new_id
 from app.core.audit import Outcome
 
 HEAD = "head"
@@ -24,10 +24,10 @@ class AuditEntryDocument(Document):
 
     `number` is the position in the chain. Its index is not unique on purpose: a number is given once by the head, and a
     row that somebody else puts under the next number must not keep the true entry out.
-    `seq` (microseconds since the epoch) orders the lists, `at` is when it happened, `_id` is random.
+    `seq` (microseconds since the epoch) orders the lists, `at` is when it happened, `_id` is random (`new_id`).
     """
 
-    id: PydanticObjectId = Field(default_factory=PydanticObjectId)
+    id: PydanticObjectId = Field(default_factory=new_id)
     schema_version: int = FORMAT
     number: int
     seq: int
@@ -57,7 +57,10 @@ class AuditEntryDocument(Document):
             IndexModel([("seq", DESCENDING)], name="seq_-1"),
             IndexModel([("action", 1), ("seq", DESCENDING)], name="action_1_seq_-1"),
             IndexModel([("outcome", 1), ("seq", DESCENDING)], name="outcome_1_seq_-1"),
-            IndexModel("request_id", name="request_id_1", sparse=True),
+            IndexModel([("request_id", 1), ("seq", DESCENDING)], name="request_id_1_seq_-1"),
+            IndexModel(
+                [("account_id", 1), ("request_id", 1), ("seq", DESCENDING)], name="account_id_1_request_id_1_seq_-1"
+            ),
         ]
 
 

@@ -11,7 +11,7 @@ from app.audit.schemas import ActionName, AuditEntry, AuditFilters, RequestId
 from app.audit.service import AuditReader
 from app.core.audit import Outcome
 from app.core.deps import AuditReader as MayReadAudit
-from app.core.deps import provided
+from app.core.deps import NoStore, provided
 from app.core.errors import FieldError, InvalidInputError
 from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import field_errors, problem_responses, summary
@@ -33,7 +33,9 @@ async def audit_filters(
     account_id: Annotated[
         PydanticObjectId | None, Query(description="The trail of this account; for administrators.")
     ] = None,
-    actor_id: Annotated[PydanticObjectId | None, Query(description="What this account did.")] = None,
+    actor_id: Annotated[
+        PydanticObjectId | None, Query(description="What this account did; yours, unless you are an administrator.")
+    ] = None,
     request_id: Annotated[RequestId | None, Query(description="What this request did (`X-Request-ID`).")] = None,
 ) -> AuditFilters:
     """The filters of the list, from the query."""
@@ -54,7 +56,13 @@ async def audit_filters(
         raise InvalidInputError(summary(problems), problems) from None
 
 
-@router.get("", tags=AUDIT, summary="The audit trail", responses={**PAGED, **problem_responses(401, 403)})
+@router.get(
+    "",
+    tags=AUDIT,
+    summary="The audit trail",
+    dependencies=[NoStore],
+    responses={**PAGED, **problem_responses(401, 403)},
+)
 async def list_audit(
     request: Request,
     response: Response,
@@ -65,6 +73,8 @@ async def list_audit(
 ) -> list[AuditEntry]:
     """What happened to your account and in its name, newest first; signed-in administrators see every account's.
 
-    All filters hold together. Entries are never changed; each has the hash of the one before in its own.
+    All filters hold together. Entries are never changed; each has the hash of the one before in its own. Only signed-in
+    administrators get `number` and `hash`, which tell how much goes on in other accounts, and see which administrator
+    acted on an account, and from where.
     """
     return (await entries.page(caller, filters, page)).announce(request, response)

@@ -35,9 +35,15 @@ class AuditFilters(RequestModel):
 
 
 class AuditActor(ResponseModel):
-    """Who acted: the account, and the id of the session, API token or strategy key that stood for it."""
+    """Who acted: the account, and the id of the session, API token or strategy key that stood for it.
+
+    When an administrator acted on somebody's account, only administrators see which one.
+    """
 
     kind: ActorKind
+    administrator: bool = Field(
+        default=False, description="Whether it was an administrator who acted on the account, not its owner."
+    )
     user_id: str | None = None
     credential_id: str | None = None
 
@@ -56,13 +62,14 @@ class AuditEntry(ResponseModel):
         json_schema_extra=example(
             {
                 "id": "6b02893a002b26997921d778",
-                "number": 4711,
+                "number": None,
                 "at": "2026-11-20T05:30:01.123Z",
                 "action": "auth.sign_in",
                 "outcome": "success",
                 "account_id": "6b0288f1002b26997921d6aa",
                 "actor": {
                     "kind": "session",
+                    "administrator": False,
                     "user_id": "6b0288f1002b26997921d6aa",
                     "credential_id": "6b02893a002b26997921d777",
                 },
@@ -71,21 +78,28 @@ class AuditEntry(ResponseModel):
                 "user_agent": "Mozilla/5.0",
                 "request_id": "01JD4Y2V7Q8K3M5N9P0R1S2T3V",
                 "details": {"method": "password"},
-                "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "hash": None,
             }
         )
     )
 
     id: str
-    number: int = Field(description="Position in the chain of all entries.")
+    number: int | None = Field(
+        description="Position in the chain of all entries; for signed-in administrators, null for everybody else."
+    )
     at: datetime
     action: str
     outcome: Outcome
     account_id: str | None = Field(description="Whose trail it belongs to; none when no account is known.")
     actor: AuditActor
     target: AuditTarget | None
-    address: str | None = Field(description="The client's address, if a request was behind it.")
-    user_agent: str | None
+    address: str | None = Field(
+        description="The client's address, if a request was behind it; that of an administrator only for such."
+    )
+    user_agent: str | None = Field(description="As the client named itself; that of an administrator only for such.")
     request_id: str | None
     details: dict[str, str | int | bool | None]
-    hash: str = Field(description="SHA-256 of the entry and, by the hash of the one before, of all that precede it.")
+    hash: str | None = Field(
+        description="SHA-256 of the entry and, by the hash of the one before, of all that precede it; for signed-in "
+        "administrators, null for everybody else."
+    )

@@ -36,7 +36,8 @@ class AuditReader:
 
         A page may be shorter than asked for although there are more; `next` says so. Raises `ForbiddenError`.
         """
-        if caller.role.includes(Role.ADMIN) and not caller.api_token:
+        administrator = caller.role.includes(Role.ADMIN) and not caller.api_token
+        if administrator:
             account = filters.account_id
         elif filters.account_id in (None, caller.user_id):
             account = caller.user_id
@@ -51,7 +52,13 @@ class AuditReader:
         }
         rest = {name: value for name, value in wanted.items() if value is not None and name not in indexed}
         rows = await self._rows(account, filters, page, indexed, narrow=bool(rest or filters.actor_id))
-        return await self._read(rows, page, rest, filters.actor_id)
+        if administrator:
+            found = await self._read(rows, page, rest, filters.actor_id)
+            return Page([_wire(row) for row in found.rows], found.next)
+        if filters.actor_id not in (None, caller.user_id):  # which is not shown is not found either
+            return Page([], None)
+        found = await self._read(rows, page, rest, filters.actor_id)
+        return Page([_discreet(row, caller.user_id) for row in found.rows], found.next)
 
     async def _rows(
         self, account: ObjectId | None, filters: AuditFilters, page: PageRequest, indexed: Row, *, narrow: bool
@@ -77,7 +84,7 @@ class AuditReader:
 
     async def _read(
         self, rows: AsyncIterator[Row], page: PageRequest, rest: Row, actor_id: ObjectId | None
-    ) -> Page[AuditEntry]:
+    ) -> Page[Row]:
         """The first `page.limit` of `rows` after the cursor that match, of those within reach."""
         found: list[Row] = []
         last, looked_at, more = None, 0, False
@@ -92,15 +99,15 @@ class AuditReader:
                 found.append(row)
             looked_at += 1
             last = Cursor(row["seq"], row["_id"])
-        return Page([_wire(row) for row in found], last if more else None)
+        return Page(found, last if more else None)
 
 
 def _indexed(account: ObjectId | None, filters: AuditFilters) -> Row:
     """The part of the filters that an index serves together with the time."""
-    if filters.request_id is not None:
-        return {"request_id": filters.request_id}  # a request leaves a few entries at most
     equality: Row = {} if account is None else {"account_id": account}
-    if filters.action is not None and not filters.action.endswith("."):
+    if filters.request_id is not None:  # clients choose it: many entries can have the same one, in many accounts
+        equality["request_id"] = filters.request_id
+    elif filters.action is not None and not filters.action.endswith("."):
         equality["action"] = filters.action
     elif account is None and filters.outcome not in (None, Outcome.SUCCESS):  # the usual outcome narrows nothing
         equality["outcome"] = str(filters.outcome)
@@ -118,6 +125,20 @@ def _matches(row: Row, rest: Row, actor_id: ObjectId | None) -> bool:
     return True
 
 
+def _discreet(row: Row, reader: ObjectId) -> AuditEntry:
+    """An entry as the owner of the account sees it.
+
+    The place in the chain would tell what goes on in other accounts: whether a mail went out to an address, say. Which
+    administrator acted, and from where, is not the owner's business; that it was one, and what was done, is.
+    """
+    entry = _wire(row)
+    hidden: dict[str, Any] = {"number": None, "hash": None}
+    if row["actor"].get("user_id", reader) != reader:
+        actor = entry.actor.model_copy(update={"user_id": None, "credential_id": None})
+        hidden |= {"actor": actor, "address": None, "user_agent": None}
+    return entry.model_copy(update=hidden)
+
+
 def _wire(row: Row) -> AuditEntry:
     actor, target, account = row["actor"], row.get("target"), row.get("account_id")
     return AuditEntry(
@@ -129,6 +150,8 @@ def _wire(row: Row) -> AuditEntry:
         account_id=str(account) if account else None,
         actor=AuditActor(
             kind=actor["kind"],
+            # Nobody else than administrators can act on an account that is not their own.
+            administrator="user_id" in actor and account is not None and actor["user_id"] != account,
             user_id=str(actor["user_id"]) if "user_id" in actor else None,
             credential_id=str(actor["credential_id"]) if "credential_id" in actor else None,
         ),

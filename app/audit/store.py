@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from bson import Int64
 from pymongo import ASCENDING, DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -23,15 +24,22 @@ from pymongo.read_concern import ReadConcern
 
 from app.audit.chain import FORMAT, GENESIS, Row, is_whole
 from app.audit.models import HEAD, AuditEntryDocument, AuditHeadDocument
-from app.core.errors import StartupError
 
 WINDOW = 500
 """Entries that one query reads at most."""
 _DUPLICATE_KEY = 11000
 
 
-class DamagedHeadError(StartupError):
-    """The head is there, but no writer here wrote it so."""
+_LOOKED_AT = 50
+"""Entries among which the end of the chain is looked for when there is no head."""
+
+
+class DamagedHeadError(Exception):
+    """The head is there, but no writer here wrote it so; `row` is what is there."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__("the head of the audit trail was changed by somebody else and cannot be read")
+        self.row = row
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,9 @@ class Head:
             base = Base(row["base_number"], row["base_hash"], row["since"])
             head = cls(row["number"], row["hash"], row["seq"], base, tuple(row["carried"]))
             if (
-                0 <= base.number <= head.number
+                all(type(row[name]) in {int, Int64} for name in ("number", "seq", "base_number"))
+                and all(type(row[name]) is str for name in ("hash", "base_hash"))
+                and 0 <= base.number <= head.number
                 and head.seq >= 0
                 and isinstance(row["since"], datetime)
                 and all({"_id", "number"} <= set(entry) for entry in head.carried)
@@ -73,11 +83,7 @@ class Head:
                 return head
         except (KeyError, TypeError):
             pass
-        raise DamagedHeadError(
-            "the head of the audit trail was changed by somebody else and cannot be read: restore its row in the "
-            f"collection {AuditHeadDocument.Settings.name} from a backup, or remove the row: the chain then goes on "
-            "after its last entry, and that is noted in it"
-        )
+        raise DamagedHeadError(row)
 
     def row(self) -> Row:
         """What is stored of it."""
@@ -106,7 +112,7 @@ EXPIRED = "audit.expired"
 ADVANCED = "audit.head_advanced"
 """The head had stayed behind its entries and was moved over them."""
 LOST = "audit.head_lost"
-"""The head was gone; the chain goes on after the last entry that was found."""
+"""The head was gone, or damaged; the chain goes on after the last entry that was found."""
 
 
 def stated_base(row: Row) -> Base | None:
@@ -118,6 +124,16 @@ def stated_base(row: Row) -> Base | None:
         return Base(int(details["number"]), str(details["hash"]), datetime.fromisoformat(details["before"]))
     except (KeyError, TypeError, ValueError):  # written by somebody else
         return None
+
+
+def _usable(row: Row) -> bool:
+    """Whether something can follow this entry, or it something else; not whether it is true."""
+    numbers, texts = (row.get("number"), row.get("seq")), (row.get("hash"), row.get("previous_hash"))
+    return (
+        all(type(number) in {int, Int64} for number in numbers)
+        and all(isinstance(text, str) and len(text) == len(GENESIS) for text in texts)
+        and isinstance(row.get("at"), datetime)
+    )
 
 
 class ChainStore:
@@ -142,6 +158,18 @@ class ChainStore:
         except DuplicateKeyError:
             return False
         return True
+
+    async def replaced(self, damaged: Row, head: Head) -> bool:
+        """Make `head` the head in place of the `damaged` one; False when another writer did so first."""
+        where = {"_id": HEAD, **{name: {"$eq": damaged.get(name)} for name in ("number", "hash")}}
+        return (await self._heads.replace_one(where, head.row())).matched_count == 1
+
+    async def salvage(self, damaged: Row) -> None:
+        """Insert what a damaged head still carries of entries: a crash may have left them there alone."""
+        carried = damaged.get("carried")
+        rows = [row for row in carried if isinstance(row, dict)] if isinstance(carried, list) else []
+        if whole := [row for row in rows if "_id" in row and _usable(row) and is_whole(row)]:
+            await self.insert(whole)
 
     async def move(self, old: Head, new: Head) -> bool:
         """Step 2; False when another writer moved it first."""
@@ -176,15 +204,27 @@ class ChainStore:
         query = {"number": {"$gte": low, "$lte": high}}
         return await self.entries.find(query).sort("number", ASCENDING).to_list()
 
+    async def between(self, low: int, high: int) -> int:
+        """How many documents have a `seq` from `low` to `high`, both included."""
+        return await self.entries.count_documents({"seq": {"$gte": low, "$lte": high}})
+
     async def delete(self, low: int, high: int) -> None:
         """Delete the entries with these numbers; they have to be no part of the chain any more."""
         await self.entries.delete_many({"number": {"$gte": low, "$lte": high}})
 
     async def ends(self) -> tuple[Row, Row] | None:
-        """The entries with the least and the highest number: a scan on the embedded database, for emergencies."""
-        least = await self.entries.find({"number": {"$gte": 1}}).sort("number", ASCENDING).limit(1).to_list()
-        most = await self.entries.find({"number": {"$gte": 1}}).sort("number", DESCENDING).limit(1).to_list()
-        return (least[0], most[0]) if least and most else None
+        """The entries with the least and the highest number: a scan on the embedded database, for emergencies.
+
+        Of those that a chain can begin or go on with: there may be others, when somebody meddled with it.
+        """
+        found: list[Row] = []
+        for direction in (ASCENDING, DESCENDING):
+            rows = self.entries.find({"number": {"$gte": 1}}).sort("number", direction).limit(_LOOKED_AT)
+            row = next((row for row in await rows.to_list() if _usable(row)), None)
+            if row is None:
+                return None
+            found.append(row)
+        return found[0], found[1]
 
     async def beyond(self, head: Head) -> tuple[Head, bool]:
         """The head moved over every entry that follows it, and whether others stand there that do not follow.

@@ -4,13 +4,14 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 
 from app.audit.chain import Row, chained
-from app.audit.draft import draft, note
+from app.audit.draft import draft, remark
 from app.audit.store import ADVANCED, EXPIRED, LOST, Base, ChainStore, DamagedHeadError, Head
 from app.core.audit import Act
 from app.core.clock import Clock
@@ -19,6 +20,8 @@ from app.core.request_info import current_request
 
 log = structlog.get_logger(__name__)
 
+_MENDING = 10
+"""How often a head that is missing or damaged is made anew at one time, while others work on it too."""
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 """Seconds between attempts while the database is away."""
 
@@ -30,6 +33,7 @@ class _Waiting:
     row: Row
     base: Base | None = None
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
 
 class ChainedAuditTrail:
@@ -68,31 +72,64 @@ class ChainedAuditTrail:
         """Whether an attempt to write what is first in the queue may have succeeded without our knowing."""
         self._careful = 0
         """How many acts are written one at a time, since one of them cannot be written."""
+        self._head_lost = False
+        self._acts_lost = False
+        """Both since the start of this process."""
 
     async def record(self, act: Act) -> None:
         """Return when `act` is durably in the trail. Raises `UnavailableError` when it could not be stored in time."""
         await self._add(_Waiting(draft(act, current_request(), self._clock.now())))
+
+    async def note(self, act: Act) -> None:
+        """Write down an act that is done already: as `record`, but whoever did it gets no error.
+
+        It waits as long as `record` does, so that it is usually there when an answer says that the act is done. After
+        that it stays in the queue.
+        """
+        try:
+            await self.record(act)
+        except UnavailableError:  # what is lost for good was logged with all there is to know
+            log.warning("an act is done, and not in the audit trail yet", action=act.action)
 
     async def expire(self, base: Base) -> None:
         """Write down that all entries up to `base` expire, and begin the chain after it; both at once, or neither.
 
         Raises `UnavailableError`.
         """
-        row = note(EXPIRED, self._clock.now(), number=base.number, hash=base.hash, before=base.since.isoformat())
+        row = remark(EXPIRED, self._clock.now(), number=base.number, hash=base.hash, before=base.since.isoformat())
         await self._add(_Waiting(row, base))
 
     async def complete(self) -> Head | None:
         """Put right what a crash left behind; at the start of the service. Gives the head, if there is one.
 
         Entries that only the head carries are inserted. A head that stayed behind its entries (a copy made of a running
-        service has such a one) is moved over those that follow it, which is itself written down. Raises
-        `DamagedHeadError`, with which the service does not start. A database without a trail stays as it is: empty, so
-        that something can be imported into it.
+        service has such a one) is moved over those that follow it, which is itself written down. A head that was
+        removed or damaged is made anew, in writing too: whoever meddles with it must not keep the service from its
+        start. A database without a trail stays as it is: empty, so that something can be imported into it.
         """
-        if self._newest is None and await self.store.head() is None and await self.store.ends() is None:
+        if self._newest is None and await self._is_empty():
             return None
         async with self._turn:
             return await self._advanced(await self._known_head())
+
+    async def _is_empty(self) -> bool:
+        try:
+            return await self.store.head() is None and await self.store.ends() is None
+        except DamagedHeadError:
+            return False
+
+    async def health(self) -> dict[str, Any]:
+        """The line for `/health`. `kind` says what is wrong, as far as this process noticed since its start.
+
+        `head_lost`: the head of the chain had been removed or damaged, see `scripts/verify_audit.py`; `acts_lost`: acts
+        could not be written down at all, see the log; `behind`: some wait for longer than whoever did them waits.
+        """
+        kinds = {"head_lost": self._head_lost, "acts_lost": self._acts_lost, "behind": self._behind()}
+        kind = next((kind for kind, holds in kinds.items() if holds), None)
+        return {"status": "degraded", "kind": kind} if kind else {"status": "ok"}
+
+    def _behind(self) -> bool:
+        return bool(self._waiting) and asyncio.get_running_loop().time() - self._waiting[0].since > self._patience
 
     async def drain(self, deadline: float = 5.0) -> None:
         """Wait until all is written, `deadline` seconds at most: the database may be away. What is lost is logged."""
@@ -167,6 +204,7 @@ class ChainedAuditTrail:
             name: str(row[name]) for name in ("at", "action", "outcome", "account_id", "request_id") if name in row
         }
         log.error("an act is missing in the audit trail", **known)
+        self._acts_lost = True
         if not waiting.done.done():
             unavailable = UnavailableError("The audit trail could not be written. Try again shortly.")
             unavailable.__cause__ = error
@@ -228,7 +266,7 @@ class ChainedAuditTrail:
         head = self._head
         if head is None:
             # A doubtful write counts when a majority has it, whatever this server shows.
-            head = await self.store.head(sure=self._doubt) or await self._new_head()
+            head = await self._stored_head(sure=self._doubt)
             self._settled = False
         if not self._settled:
             await self.store.settle(head)
@@ -244,32 +282,55 @@ class ChainedAuditTrail:
             ahead, others = await self.store.beyond(head)
             if ahead.number > head.number and await self.store.move(head, ahead):
                 log.warning("the audit head was behind its entries", head=head.number, entries=ahead.number)
-                self._enqueue(_Waiting(note(ADVANCED, self._clock.now(), head=head.number, number=ahead.number)))
+                self._enqueue(_Waiting(remark(ADVANCED, self._clock.now(), head=head.number, number=ahead.number)))
                 self._know(ahead)
                 return ahead
             if ahead.number == head.number and not others:
                 return head
-            now = await self.store.head() or await self._new_head()
+            now = await self._stored_head()
             if now.number == head.number:
                 log.error("audit entries do not follow the head: run scripts/verify_audit.py", head=head.number)
                 return head
             await self.store.settle(now)  # another process wrote them, and has moved the head since
             head = now
 
-    async def _new_head(self) -> Head:
-        """The first head of all; or, where there was one that somebody removed, one in its place."""
-        while True:
-            head = Head.first(self._clock.now())
-            if ends := await self.store.ends():
-                least, last = ends
-                base = Base(least["number"] - 1, least["previous_hash"], least["at"])
-                head = Head(last["number"], last["hash"], last["seq"], base)
-            if self._newest is not None and self._newest.number > head.number:
-                head = self._newest
-            if await self.store.found(head):
-                if head.number:
-                    log.error("the audit head was gone: run scripts/verify_audit.py", entries=head.number)
-                    self._enqueue(_Waiting(note(LOST, self._clock.now(), number=head.number, hash=head.hash)))
-                return head
-            if existing := await self.store.head():
-                return existing
+    async def _stored_head(self, *, sure: bool = False) -> Head:
+        """The head; a new one where there is none yet, and where somebody removed or damaged it.
+
+        Raises `DamagedHeadError` when it is damaged again and again while it is mended.
+        """
+        damaged: DamagedHeadError | None = None
+        for _ in range(_MENDING):
+            try:
+                if head := await self.store.head(sure=sure and damaged is None):
+                    return head
+                damaged = None
+            except DamagedHeadError as error:
+                damaged = error
+                await self.store.salvage(error.row)
+            head = await self._last_known()
+            if not await (self.store.replaced(damaged.row, head) if damaged else self.store.found(head)):
+                continue  # another process was faster
+            if head.number or damaged:
+                self._tell_of_loss(head, damaged)
+            return head
+        raise damaged or PyMongoError("the head of the audit trail is removed again and again")
+
+    async def _last_known(self) -> Head:
+        """The head as the entries (and the memory of this process) say; the first one of all if there are none."""
+        head = Head.first(self._clock.now())
+        if ends := await self.store.ends():
+            least, last = ends
+            base = Base(least["number"] - 1, least["previous_hash"], least["at"])
+            head = Head(last["number"], last["hash"], last["seq"], base)
+        if self._newest is not None and self._newest.number > head.number:
+            head = self._newest
+        return head
+
+    def _tell_of_loss(self, head: Head, damaged: DamagedHeadError | None) -> None:
+        """The chain goes on, but that something may be gone is in the log, in `/health`, and in the chain for ever."""
+        what = "damaged" if damaged else "removed"
+        log.error("the audit head was lost: run scripts/verify_audit.py", head=what, entries=head.number)
+        self._head_lost = True
+        row = remark(LOST, self._clock.now(), number=head.number, hash=head.hash, head=what)
+        self._enqueue(_Waiting(row))

@@ -14,14 +14,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.audit.chain import Row, is_whole
 from app.audit.store import LOST, WINDOW, ChainStore, DamagedHeadError, Head, stated_base
 
-_COUNT_SECONDS = 120
-"""Counting all documents is a scan on the embedded database."""
+_INT64 = (-(2**63), 2**63 - 1)
 _TRIES = 5
 
 
@@ -100,7 +98,10 @@ class Stretch:
             text = f"it does not follow entry {number - 1}: one of the two was replaced"
             self.faults.append((Fault.BROKEN, number, text))
         if entry.get("action") == LOST:
-            text = f"the head had been removed before it was written; entries after {number - 1} may be gone with it"
+            details = entry.get("details")
+            damaged = isinstance(details, dict) and details.get("head") == "damaged"
+            what = "changed so that it could not be read" if damaged else "removed"
+            text = f"the head had been {what} before it was written; entries after {number - 1} may be gone with it"
             self.faults.append((Fault.HEAD, number, text))
         self.previous = str(entry.get("hash"))
         self.chain.append(entry)
@@ -153,6 +154,8 @@ class _Walk:
         self._previous: str | None = self._head.base.hash
         self._position = self._head.base.number
         self._documents = 0
+        self._marks: set[int] = set()
+        """`seq` of some entries: between two of them there are a window's at most."""
         self._bases: set[tuple[int, str]] = set()
         self._hashes: dict[int, str | None] = dict.fromkeys(anchors)
         self.report = Report(head)
@@ -231,8 +234,14 @@ class _Walk:
                 self._bases.add((base.number, base.hash))
         report.count += len(found.chain)
         report.only_in_head += found.only_in_head
+        self._mark(found.chain)
         self._documents += found.documents
         self._position, self._previous = high, found.previous
+
+    def _mark(self, rows: Sequence[Row]) -> None:
+        seq = rows[-1].get("seq") if rows else None
+        if isinstance(seq, int) and _INT64[0] < seq < _INT64[1]:
+            self._marks.add(seq)
 
     def _note_hash(self, number: int, hash_: str) -> None:
         if number in self._hashes:
@@ -283,6 +292,7 @@ class _Walk:
         high, following = base.number, base.hash
         while high > 0 and (rows := await self._store.window(max(1, high - WINDOW + 1), high)):
             self._documents += len(rows)
+            self._mark(rows)
             self.report.expired_left += len(rows)
             for row in reversed(rows):
                 number = row["number"]
@@ -293,18 +303,22 @@ class _Walk:
                 high, following = number - 1, str(row.get("previous_hash"))
 
     async def _strays(self) -> None:
-        """Documents that no number leads to: the lists would show them."""
+        """Documents that no number leads to: the lists, which go by `seq`, would show them."""
+        marks = sorted(self._marks)
+        last = marks[-1] if marks else _INT64[0]
         count = 0
+        for low, high in zip([_INT64[0] - 1, *marks], marks, strict=False):
+            count += await self._store.between(low + 1, high)
+        newest = 0
         for _ in range(_TRIES):
             before = self._head.number
-            with pymongo.timeout(_COUNT_SECONDS):
-                count = await self._store.entries.count_documents({})
+            newest = await self._store.between(last + 1, _INT64[1])
             await self._fresh_head()
             if self._head.number == before:
                 break
             await self._to_the_head()
         # Entries that only the head had when they were read may have been inserted since.
-        strays = count - self._documents - self.report.only_in_head
+        strays = count + newest - self._documents - self.report.only_in_head
         if strays > 0 and not self.report.defects:
             text = f"{strays} documents are among the entries that are none"
             self.report.add(Fault.INSERTED, self._head.number, self._head.number, text)

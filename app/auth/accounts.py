@@ -1,12 +1,14 @@
 """Accounts: made, found, and their passwords checked."""
 
+import secrets
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.auth.models import UserDocument
+from app.auth.models import UserDocument, all_sessions_end
 from app.auth.password_rules import demand_good
 from app.auth.passwords import Passwords
 from app.auth.schemas.accounts import normalise_email
@@ -98,8 +100,8 @@ class Accounts:
         if user is None or not verdict.correct:
             return None
         if verdict.replacement:
-            # Only if nobody changed the password meanwhile.
-            if await self.store_hash(user, verdict.replacement, unless_changed=True):
+            # Only if nobody changed the password meanwhile. It is the same password, so no session ends.
+            if await self._store(user, {"$set": {"hashed_password": verdict.replacement}}, unless_changed=True):
                 user.hashed_password = verdict.replacement
             log.info("password hash replaced by a stronger one", user_id=str(user.id))
         return user
@@ -112,21 +114,30 @@ class Accounts:
         demand_good(password, email=user.email, username=user.username, field="new_password")
         return await self._passwords.hash(password)
 
-    async def store_hash(self, user: UserDocument, hashed: str, *, unless_changed: bool = False) -> bool:
-        """Make `hashed` the account's; with `unless_changed` only if it still has the hash that `user` was read with.
+    async def replace_password(self, user: UserDocument, hashed: str, *, unless_changed: bool = False) -> bool:
+        """Make `hashed` the account's and end all its sessions, in one write: no failure can come between the two.
 
-        False if nothing was stored.
+        With `unless_changed` only if it still has the hash that `user` was read with; False if nothing was stored.
+        Announcing the end is the caller's to do (`Sessions.end_outdated`).
         """
+        change = all_sessions_end()
+        change["$set"]["hashed_password"] = hashed
+        return await self._store(user, change, unless_changed=unless_changed)
+
+    async def _store(self, user: UserDocument, change: dict[str, dict[str, Any]], *, unless_changed: bool) -> bool:
         expected = {"hashed_password": user.hashed_password} if unless_changed else {}
-        result = await UserDocument.get_pymongo_collection().update_one(
-            {"_id": user.id, **expected}, {"$set": {"hashed_password": hashed, "updated_at": self._clock.now()}}
-        )
+        change["$set"]["updated_at"] = self._clock.now()
+        result = await UserDocument.get_pymongo_collection().update_one({"_id": user.id, **expected}, change)
         return result.modified_count == 1
 
     async def set_password(self, user: UserDocument, password: str) -> None:
-        """Give the account a new password, whatever it was; ending its sessions is the caller's to do."""
-        await self.store_hash(user, await self.new_hash(user, password))
+        """Give the account a new password, whatever it was, and end its sessions, as `replace_password` does."""
+        await self.replace_password(user, await self.new_hash(user, password))
         log.info("password set", user_id=str(user.id))
+
+    async def unusable_hash(self) -> str:
+        """A hash that no password fits: trying one costs the same time as with any other account."""
+        return await self._passwords.hash(secrets.token_urlsafe(32))
 
     async def mark_verified(self, user_id: PydanticObjectId, email: str) -> bool:
         """Note that the owner of the account reads mail at `email`; False if it has another address, or is verified."""

@@ -11,6 +11,7 @@ from beanie import PydanticObjectId
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
+from app.auth.api_tokens import ApiTokens
 from app.auth.models import UserDocument
 from app.auth.schemas.accounts import User
 from app.auth.schemas.admin import AccountChanges, AccountDetails
@@ -42,11 +43,19 @@ class AccountAdministration:
     """Accounts as administrators see and change them."""
 
     def __init__(
-        self, *, clock: Clock, bus: Bus, sessions: Sessions, second_factors: SecondFactors, audit: AuditTrail
+        self,
+        *,
+        clock: Clock,
+        bus: Bus,
+        sessions: Sessions,
+        api_tokens: ApiTokens,
+        second_factors: SecondFactors,
+        audit: AuditTrail,
     ) -> None:
         self._clock = clock
         self._bus = bus
         self._sessions = sessions
+        self._api_tokens = api_tokens
         self._second_factors = second_factors
         self._audit = audit
 
@@ -95,21 +104,30 @@ class AccountAdministration:
             _refuse_self_harm(admin, row, changes)
             before, row = await self._store(row, changes.stored)
         except ConflictError as error:
-            await self._record(admin, user_id, Outcome.REFUSED, {"reason": error.detail})
+            await self._note(admin, user_id, Outcome.REFUSED, {"reason": error.detail})
             raise
         details = _told(before, changes.stored)
-        if changes.is_active is False:
-            details["sessions_ended"] = await self._sessions.revoke_all(user_id, "the account was deactivated")
         if changes.is_active is not None or changes.role is not None:
-            # Whatever the values were before: whoever stored them may have died before they could announce it.
+            # Before anything else can fail: what an account has open (WebSockets by API tokens) ends by this alone.
+            # Whatever the values were before, too: whoever stored them may have died before they could announce it.
             event = AccountChanged(user_id=str(user_id), is_active=bool(row["is_active"]))
             await self._bus.publish(event, confirm=True)
+        details |= await self._take_away(user_id, changes)
+        log.info("account changed by an administrator", user_id=str(user_id), admin_id=str(admin.user_id), **details)
+        await self._note(admin, user_id, Outcome.SUCCESS, details)
+        return await self._details(row)
+
+    async def _take_away(self, user_id: PydanticObjectId, changes: AccountChanges) -> dict[str, str | int]:
+        """End what the account is not to have any more; what that was, for the trail."""
+        done: dict[str, str | int] = {}
+        if changes.is_active is False:
+            done["sessions_ended"] = await self._sessions.revoke_all(user_id, "the account was deactivated")
+        if changes.api_tokens is False:
+            done["api_tokens_revoked"] = await self._api_tokens.revoke_all(user_id)
         if changes.second_factor is False:
             removed = await self._second_factors.remove(user_id)
-            details["second_factor"] = "removed" if removed else "there was none"
-        log.info("account changed by an administrator", user_id=str(user_id), admin_id=str(admin.user_id), **details)
-        await self._record(admin, user_id, Outcome.SUCCESS, details)
-        return await self._details(row)
+            done["second_factor"] = "removed" if removed else "there was none"
+        return done
 
     async def _store(self, row: Row, wanted: Mapping[str, bool | Role]) -> tuple[Row, Row]:
         """Give the account the values that are `wanted`: the row before, and after."""
@@ -151,11 +169,11 @@ class AccountAdministration:
             with suppress(PyMongoError):  # it ends by itself
                 await lease.release()
 
-    async def _record(
+    async def _note(
         self, admin: Principal, user_id: PydanticObjectId, outcome: Outcome, details: Mapping[str, str | int]
     ) -> None:
         target = ("account", str(user_id))
-        await self._audit.record(Act("admin.user_update", user_id, Actor.of(admin), outcome, target, details))
+        await self._audit.note(Act("admin.user_update", user_id, Actor.of(admin), outcome, target, details))
 
 
 def _users() -> AsyncCollection[Row]:

@@ -9,14 +9,18 @@ from typing import Any
 import structlog
 from beanie import PydanticObjectId
 
+from app.auth.accounts import Accounts
 from app.auth.models import ApiTokenDocument, SessionDocument
+from app.auth.notices import Notices
 from app.auth.schemas.api_tokens import ApiTokenBody, ApiTokenInfo, NewApiToken
+from app.auth.sessions import Client
 from app.auth.tokens import digest_of
 from app.core.audit import Act, Actor, AuditTrail
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
 from app.core.errors import ConflictError, DomainError, NotFoundError, UnauthorizedError
 from app.core.events import SessionRevoked
+from app.core.mail import MailRequest
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.security import API_TOKEN_PREFIX, Principal
 
@@ -42,14 +46,16 @@ def looks_like_api_token(text: str) -> bool:
 class ApiTokens:
     """Makes, lists, finds and revokes API tokens."""
 
-    def __init__(self, *, clock: Clock, bus: Bus, audit: AuditTrail) -> None:
+    def __init__(self, *, clock: Clock, bus: Bus, audit: AuditTrail, accounts: Accounts, notices: Notices) -> None:
         self._clock = clock
         self._bus = bus
         self._audit = audit
+        self._accounts = accounts
+        self._notices = notices
         self._sequence = Sequence(clock)
 
-    async def create(self, caller: Principal, body: ApiTokenBody) -> NewApiToken:
-        """A new token of the caller's, shown this once.
+    async def create(self, caller: Principal, body: ApiTokenBody, client: Client) -> NewApiToken:
+        """A new token of the caller's, shown this once; the owner is told by mail.
 
         Raises `ConflictError` for one more than `MAX_LIVE`, and `UnauthorizedError` when the caller's session ended
         meanwhile: who takes back an account ends its sessions first and its tokens then, so none slips through.
@@ -76,6 +82,7 @@ class ApiTokens:
             await self._end(caller.user_id, [document.id])
             raise
         log.info("API token made", user_id=str(caller.user_id), token_id=str(document.id))
+        await self._tell(document, client)
         return NewApiToken(
             id=str(document.id),
             name=document.name,
@@ -103,11 +110,6 @@ class ApiTokens:
             found = await read_page(unexpired, page)
         return Page([_info(row, now) for row in found.rows], found.next)
 
-    async def count_live(self, user_id: PydanticObjectId) -> int:
-        """How many tokens of the account work now."""
-        now = self._clock.now()
-        return sum(row["expires_at"] > now for row in await self._live(user_id))
-
     async def find(self, token: str) -> ApiTokenDocument | None:
         """The token with this text, if it is neither revoked nor expired; whether its account may act is not asked."""
         if not looks_like_api_token(token):
@@ -118,23 +120,25 @@ class ApiTokens:
     async def revoke(self, caller: Principal, token_id: PydanticObjectId) -> None:
         """End one of the caller's tokens, in every process before this returns; raises `NotFoundError`.
 
-        Ending it again changes nothing.
+        Ending it again changes nothing, and is not written down again.
         """
         token = await ApiTokenDocument.find_one({"_id": token_id})
         if token is None or token.user_id != caller.user_id:
             raise NotFoundError("There is no API token with this id.")
-        await self._end(caller.user_id, [token_id])
+        if not await self._end(caller.user_id, [token_id]):
+            return
         details = {"name": token.name}
         target = ("api_token", str(token_id))
-        await self._audit.record(
+        await self._audit.note(
             Act("api_token.revoke", caller.user_id, Actor.of(caller), target=target, details=details)
         )
 
     async def end_all(self, caller: Principal) -> int:
         """End all of the caller's tokens; how many they were."""
         ended = await self.revoke_all(caller.user_id)
-        details = {"all": True, "ended": ended}
-        await self._audit.record(Act("api_token.revoke", caller.user_id, Actor.of(caller), details=details))
+        if ended:
+            details = {"all": True, "ended": ended}
+            await self._audit.note(Act("api_token.revoke", caller.user_id, Actor.of(caller), details=details))
         return ended
 
     async def revoke_all(self, user_id: PydanticObjectId) -> int:
@@ -154,6 +158,19 @@ class ApiTokens:
         await self._bus.publish(SessionRevoked(user_id=str(user_id), session_ids=list(map(str, ids))), confirm=True)
         log.info("API tokens revoked", user_id=str(user_id), tokens=result.modified_count)
         return result.modified_count
+
+    async def _tell(self, token: ApiTokenDocument, client: Client) -> None:
+        """Who took over a session for a moment could stay for a year with a token that its owner knows nothing of."""
+        user = await self._accounts.get(token.user_id)
+        if user is None:
+            return
+        values = {
+            "when": token.created_at.isoformat(),
+            "address": client.address,
+            "token_name": token.name,
+            "scopes": ", ".join(token.scopes),
+        }
+        await self._notices.send(MailRequest("api_token_created", user.email, values))
 
     async def _live(self, user_id: PydanticObjectId) -> list[dict[str, Any]]:
         """`MAX_LIVE` and a few at most: expired ones count until the account makes another."""
@@ -176,7 +193,10 @@ class ApiTokens:
             refusal = _too_many()
         else:
             session = await SessionDocument.find_one({"_id": caller.session_id})
-            if session is None or session.revoked_at is not None:
+            user = await self._accounts.get(caller.user_id)
+            # A new password ends all sessions at once by the account's count; the sessions' own rows come later.
+            kept = session and session.revoked_at is None and user and user.keeps(session.id, session.epoch)
+            if not kept:
                 refusal = UnauthorizedError("This session has ended; sign in again.")
         if refusal:
             await ApiTokenDocument.get_pymongo_collection().delete_one({"_id": token.id})

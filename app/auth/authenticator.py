@@ -13,7 +13,7 @@ from app.auth.tokens import AccessTokens, digest_of
 from app.auth.uses import CredentialUses
 from app.core.bus import Bus
 from app.core.clock import Clock
-from app.core.errors import UnauthorizedError, UnavailableError
+from app.core.errors import SessionEndedError, UnauthorizedError, UnavailableError
 from app.core.events import AccountChanged, PeersChanged, SessionRevoked
 from app.core.security import ALL_SCOPES, API_TOKEN_PREFIX, Principal, Role, Scope
 
@@ -79,7 +79,7 @@ class SessionAuthenticator:
         claims = self._tokens.verify(access_token)
         session = await self._session(claims.session_id)
         if session is None or session.user_id != claims.user_id or session.expires_at <= self._clock.now():
-            raise UnauthorizedError("This session has ended; sign in again.", headers=_INVALID_TOKEN)
+            raise SessionEndedError("This session has ended; sign in again.", headers=_INVALID_TOKEN)
         self._uses.note(session.id, api_token=False)
         return Principal(claims.user_id, claims.session_id, session.role, claims.expires_at)
 
@@ -176,6 +176,6 @@ async def _load_session(session_id: PydanticObjectId) -> _Live | None:
     if session is None or session.revoked_at is not None:
         return None
     user = await UserDocument.find_one({"_id": session.user_id})
-    if user is None or not user.is_active:
+    if user is None or not user.is_active or not user.keeps(session.id, session.epoch):
         return None
     return _Live(session.id, user.id, user.role, session.expires_at)

@@ -23,13 +23,29 @@ _SYSTEMS = (
 )
 
 
+_NAMES = frozenset(f"{browser} on {system}" for browser, _ in _BROWSERS for system, _ in _SYSTEMS)
+_ANOTHER = "another program"
+
+
 def device_name(user_agent: str | None) -> str | None:
     """`Chrome on Windows` where both are plain from the text, else the text itself: a guess would mislead.
 
     It is what the client says of itself, so it recognises one's own devices and proves nothing about others.
     """
+    return _recognised(user_agent) or user_agent
+
+
+def device_in_mail(text: str | None) -> str:
+    """What a mail may say of a device, whose `User-Agent` or name `text` is: a name of ours, or `another program`.
+
+    Never the text itself: whoever signs in chooses it, and would have us send their words in our name.
+    """
+    return text if text in _NAMES else _recognised(text) or _ANOTHER
+
+
+def _recognised(user_agent: str | None) -> str | None:
     if not user_agent or not user_agent.startswith("Mozilla/5.0 ("):
-        return user_agent
+        return None
     browser = next((name for name, pattern in _BROWSERS if pattern.search(user_agent)), None)
     system = next((name for name, pattern in _SYSTEMS if pattern.search(user_agent)), None)
-    return f"{browser} on {system}" if browser and system else user_agent
+    return f"{browser} on {system}" if browser and system else None

@@ -27,6 +27,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
+from beanie import PydanticObjectId
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
@@ -50,6 +51,7 @@ NETWORK_FORGETS_ONE_EACH = LONGEST_WAIT
 """As slowly as one who waits the longest time may fail again: nobody gains by pausing."""
 _DOUBLINGS = 10  # of the first wait; more than the longest has
 _STRANGERS = "strangers"
+PURPOSES = ("password", "otp", "second-factor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +108,22 @@ class SignInGuard:
         self._per_minute = settings.auth_rate_limit_per_minute
         self._network_per_minute = settings.auth_address_rate_limit_per_minute
 
-    async def admit(self, purpose: str, account: str, client: Client) -> Attempt:
+    async def admit(self, purpose: str, account: PydanticObjectId | str, client: Client) -> Attempt:
         """Let an attempt begin; `RateLimitedError` says how long to wait before the next one.
 
-        `purpose` is what is guessed (`password`, `otp`, `second-factor`), `account` an account's id, or the normalised
-        identifier that belongs to none: three reads by key either way. Of the identifier only a digest is kept, since
-        people type passwords there.
+        `purpose` is one of `PURPOSES`: what is guessed. `account` is an account's id, or as text the normalised
+        identifier that belongs to none: three reads by key either way. The type tells them apart, not the form: who
+        types the id of somebody's account gets no nearer to that account. Of the identifier only a digest is kept,
+        since people type passwords there.
         """
+        name = _name(account)
         network = network_of(client.address)
         # The network first: who is over that limit must not use up the attempts of somebody else's account.
         await self._limiter.hit("auth-address", network, self._network_per_minute)
-        familiar = await self._places.familiar(account, network)
+        familiar = await self._places.familiar(name, network)
         side = network if familiar else _STRANGERS
-        key = f"{purpose}:{self._digests.make('sign-in-guard', account)[:32]}:{side}"
-        of_network = await self._tally(f"network:{network}", 2 * self._network_per_minute, fades=True)
+        key = self._key(purpose, name, side)
+        of_network = await self._tally(_network_key(network), 2 * self._network_per_minute, fades=True)
         of_account = await self._tally(key, self._per_minute, fades=False)
         self._refuse_while_waiting(of_account if familiar else of_network, of_account)
         await self._limiter.hit("auth-account", key, self._per_minute)
@@ -143,6 +147,21 @@ class SignInGuard:
                 {"_id": network.id, "failures": network.failures + 1, "last_failure_at": network.charged_at},
                 {"$set": {"failures": network.row.failures, "last_failure_at": network.row.last_failure_at}},
             )
+
+    async def forgive(self, user_id: PydanticObjectId, *addresses: str) -> None:
+        """Forget the failures counted against an account, from wherever they came, and those of these addresses.
+
+        For whoever has proven by other means whose the account is. Deletes by key: an account has the sides of the
+        networks that it knows, and that of all strangers.
+        """
+        sides = [_STRANGERS, *await self._places.networks(user_id)]
+        counted = [self._key(purpose, _name(user_id), side) for purpose in PURPOSES for side in sides]
+        counted += [_network_key(network_of(address)) for address in addresses]
+        for key in counted:
+            await _collection().delete_one({"_id": key})
+
+    def _key(self, purpose: str, name: str, side: str) -> str:
+        return f"{purpose}:{self._digests.make('sign-in-guard', name)[:32]}:{side}"
 
     async def _tally(self, tally_id: str, free: int, *, fades: bool) -> Tally:
         """What is counted under `tally_id` by now."""
@@ -194,6 +213,15 @@ class SignInGuard:
             retry_after=seconds,
             limit=self._per_minute,
         )
+
+
+def _name(account: PydanticObjectId | str) -> str:
+    """One for each account and each thing that somebody typed; an id that was typed is no account's."""
+    return f"typed:{account}" if isinstance(account, str) else str(account)
+
+
+def _network_key(network: str) -> str:
+    return f"network:{network}"
 
 
 def _collection() -> AsyncCollection[dict[str, Any]]:

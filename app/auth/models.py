@@ -6,7 +6,7 @@ list: it stands in an index after the equality fields, so that a page is a narro
 """
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from beanie import Document, PydanticObjectId
 from pydantic import Field
@@ -30,9 +30,16 @@ class UserDocument(Document):
     is_active: bool = True
     is_verified: bool = False
     session_epoch: int = 0
-    """Counts how often all sessions were ended: a sign-in that began before the last time opens none."""
+    """Counts how often all sessions were ended: only those of the present count live. So one write ends them all, the
+    same one that stores a new password, and a sign-in that began before it opens none."""
+    kept_session: PydanticObjectId | None = None
+    """The session that the last end of all others spared."""
     created_at: datetime
     updated_at: datetime
+
+    def keeps(self, session_id: PydanticObjectId, epoch: int) -> bool:
+        """Whether a session that was opened at the count `epoch` has outlived every end of all sessions."""
+        return epoch == self.session_epoch or session_id == self.kept_session
 
     class Settings:
         """Collection and indexes."""
@@ -50,6 +57,11 @@ class UserDocument(Document):
         ]
 
 
+def all_sessions_end(*, but: PydanticObjectId | None = None) -> dict[str, dict[str, Any]]:
+    """The update of an account that ends all its sessions except `but`; to be joined with the reason for it."""
+    return {"$inc": {"session_epoch": 1}, "$set": {"kept_session": but}}
+
+
 class SessionDocument(Document):
     """One login and everything refreshed from it: the family that is revoked as a whole.
 
@@ -61,6 +73,8 @@ class SessionDocument(Document):
     schema_version: int = 1
     seq: int
     user_id: PydanticObjectId
+    epoch: int
+    """The account's `session_epoch` when it was opened."""
     live: bool = True
     """False from the moment it is revoked; an expired one stays True until it is removed."""
     method: str = "password"

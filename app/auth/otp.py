@@ -1,17 +1,17 @@
 """Signing in by a code that is sent by e-mail: asked for, made at the moment of sending, shown back once."""
 
 import secrets
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from beanie import PydanticObjectId
 
 from app.auth.accounts import Accounts
 from app.auth.digests import KeyedDigests
+from app.auth.mail_budgets import MailBudgets
 from app.auth.one_time import OneTimeSecrets
 from app.core.audit import SYSTEM, Act, AuditTrail
-from app.core.clock import Clock, from_micros, to_micros
+from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.core.mail import Letter, MailRequest, Mails
 from app.core.settings import Settings
@@ -22,7 +22,6 @@ KIND = "otp"
 """The kind of these mails, and the name of their template."""
 DIGITS = 6
 _REQUEST = "request"
-_BUDGET_REMEMBERED = timedelta(hours=24)
 MAILS_AT_ONCE = 5
 MAILS_EACH = timedelta(minutes=10)
 """One address gets five codes at once and then one each ten minutes: ten in an hour, whoever asks for them."""
@@ -52,14 +51,12 @@ class OtpCodes:
         """An address gets `mails_at_once` codes in quick succession, and one more for each `mails_each` that passes."""
         self._lifetime = timedelta(minutes=settings.otp_expire_minutes)
         self._minutes = settings.otp_expire_minutes
-        self._clock = clock
         self._accounts = accounts
         self._secrets = secrets
         self._mails = mails
         self._digests = digests
         self._audit = audit
-        self._mails_at_once = mails_at_once
-        self._mails_each = mails_each
+        self._budgets = MailBudgets(clock=clock, at_once=mails_at_once, each=mails_each)
 
     async def request(self, email: str) -> None:
         """Have a code sent to this (normalised) address, if it has an account.
@@ -79,18 +76,16 @@ class OtpCodes:
 
         None where there is nobody to send it to, or too many were sent lately (the one before stays good then).
         """
-        email, name, now = request.to, str(request.values.get(_REQUEST)), self._clock.now()
-        budget = await self._budget(email)
-        again = budget.request == name
-        if not again and budget.paid_off - now > self._mails_each * (self._mails_at_once - 1):
+        email = request.to
+        allowance = await self._budgets.ask(self._budget_slot(email), str(request.values.get(_REQUEST)))
+        if not allowance.granted:
             log.warning("too many codes were asked for; one address gets none for a while")
             return None
         user = await self._accounts.find(email)
         receiver = user if user is not None and user.is_active else None
-        if not again:
-            if receiver:
-                await self._audit.record(Act("auth.otp_sent", receiver.id, SYSTEM))
-            await self._keep(email, _Budget(name, max(budget.paid_off, now) + self._mails_each))
+        if receiver and not allowance.counted:
+            await self._audit.record(Act("auth.otp_sent", receiver.id, SYSTEM))
+        await self._budgets.count(allowance)
         code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}d}"
         user_id = receiver.id if receiver else None
         await self._secrets.put(self._slot(email), code, user_id=user_id, lifetime=self._lifetime)
@@ -106,31 +101,9 @@ class OtpCodes:
         row = await self._secrets.take(self._slot(email), code)
         return row.user_id if row else None
 
-    async def _budget(self, email: str) -> "_Budget":
-        row = await self._secrets.peek(self._budget_slot(email))
-        if row is None:
-            return _Budget(None, self._clock.now())
-        return _Budget(row.details["request"], from_micros(int(row.details["paid_off"])))
-
-    async def _keep(self, email: str, budget: "_Budget") -> None:
-        """Store the budget in a slot that nothing is ever taken from."""
-        details = {"request": str(budget.request), "paid_off": str(to_micros(budget.paid_off))}
-        await self._secrets.put(
-            self._budget_slot(email), "", user_id=None, lifetime=_BUDGET_REMEMBERED, details=details
-        )
-
     def _slot(self, email: str) -> str:
         """Named by a digest: the database need not know who asked. A new SECRET_KEY ends the codes on their way."""
         return f"otp:{self._digests.make('otp', email)}"
 
     def _budget_slot(self, email: str) -> str:
         return f"otp-mails:{self._digests.make('otp', email)}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Budget:
-    """What an address was sent lately: each mail costs it some time, and it owes no more than a few of them."""
-
-    request: str | None
-    """The request that was counted last. It may be tried again for hours, and is not counted or written down again."""
-    paid_off: datetime

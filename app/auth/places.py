@@ -43,6 +43,10 @@ class SignInPlaces:
         row = await SignInPlaceDocument.find_one({"_id": f"{account}:{network}"})
         return row is not None and row.expires_at > self._clock.now()
 
+    async def networks(self, user_id: PydanticObjectId) -> list[str]:
+        """The networks that the account with this id has signed in from, `MAX_PLACES` and a few at most."""
+        return [row["_id"].partition(":")[2] for row in await _rows_of(user_id) if row["_id"] != _marker(user_id)]
+
     async def note(self, user_id: PydanticObjectId, client: Client) -> bool:
         """Remember a sign-in; True when its network or device is new, for an account that has signed in before.
 

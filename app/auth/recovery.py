@@ -2,11 +2,14 @@
 
 import unicodedata
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from app.auth.accounts import Accounts
+from app.auth.api_tokens import ApiTokens
 from app.auth.guard import SignInGuard
+from app.auth.mail_limits import MailLimits
 from app.auth.mailed_tokens import MailedTokens, Purpose, request_for
 from app.auth.models import SessionDocument, UserDocument
 from app.auth.notices import Notices
@@ -14,14 +17,12 @@ from app.auth.places import SignInPlaces
 from app.auth.schemas.accounts import TokenPair
 from app.auth.schemas.recovery import PasswordChangeBody, PasswordResetBody
 from app.auth.sessions import Client, Sessions
+from app.auth.take_over import TakeOvers
 from app.core.audit import Act, Actor, AuditTrail, Outcome
-from app.core.client_address import network_of
 from app.core.clock import Clock
 from app.core.errors import ConflictError, FieldError, InvalidInputError, UnauthorizedError, UnavailableError
 from app.core.mail import MailRequest, Mails
-from app.core.rate_limit import RateLimiter
 from app.core.security import Principal
-from app.core.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -35,29 +36,31 @@ class Recovery:
     def __init__(
         self,
         *,
-        settings: Settings,
         clock: Clock,
         accounts: Accounts,
         sessions: Sessions,
+        api_tokens: ApiTokens,
         tokens: MailedTokens,
         mails: Mails,
         notices: Notices,
         audit: AuditTrail,
         guard: SignInGuard,
         places: SignInPlaces,
-        limiter: RateLimiter,
+        take_overs: TakeOvers,
+        mail_limits: MailLimits,
     ) -> None:
-        self._settings = settings
         self._clock = clock
         self._accounts = accounts
         self._sessions = sessions
+        self._api_tokens = api_tokens
         self._tokens = tokens
         self._mails = mails
         self._notices = notices
         self._audit = audit
         self._guard = guard
         self._places = places
-        self._limiter = limiter
+        self._take_overs = take_overs
+        self._mail_limits = mail_limits
 
     async def resend(self, email: str, client: Client) -> None:
         """Have a token for verifying the address sent to it, if an account needs one.
@@ -77,22 +80,34 @@ class Recovery:
             raise _unusable()
         if await self._accounts.mark_verified(user.id, user.email):
             log.info("address verified", user_id=str(user.id))
-            await self._audit.record(Act("auth.email_verified", user.id, target=("account", str(user.id))))
+            await self._audit.note(Act("auth.email_verified", user.id, target=("account", str(user.id))))
 
     async def reset(self, body: PasswordResetBody, client: Client) -> None:
-        """Set a new password by a token from a mail, and end every session.
+        """Set a new password by a token from a mail, and end every session and every API token.
+
+        Whoever forgot a password may as well have lost it to somebody. Where the token is the first proof of the
+        mailbox, and somebody else may have made the account, everything ends that it could be used with: see
+        `TakeOvers`.
 
         Raises `InvalidInputError` for a token or a password that will not do. The token is spent when nothing can
         refuse the password any more: a bad one, or a busy moment, does not cost another mail.
         """
         user = await self._owner(Purpose.PASSWORD_RESET, body.token)
         hashed = await self._accounts.new_hash(user, body.new_password.get_secret_value())
+        taken_over = await self._take_overs.due(user, client)
         if not await self._tokens.redeem(Purpose.PASSWORD_RESET, body.token):
             raise _unusable()
-        await self._accounts.store_hash(user, hashed)
+        # Before the password, too: with that stored, its owner has no reason to try again, whatever fails after it.
+        api_tokens = await self._api_tokens.revoke_all(user.id)
+        await self._accounts.replace_password(user, hashed)
+        if taken_over:
+            api_tokens = await self._take_overs.evict(user.id, "password_reset", api_tokens=api_tokens)
+        sessions = await self._sessions.end_outdated(user.id, "the password was reset")
+        api_tokens += await self._api_tokens.revoke_all(user.id)
         # Who reads the mail owns the address.
         await self._accounts.mark_verified(user.id, user.email)
-        await self._settled(user, client, Act("auth.password_reset", user.id, target=("account", str(user.id))))
+        act = Act("auth.password_reset", user.id, target=("account", str(user.id)))
+        await self._settled(user, client, act, sessions_ended=sessions, api_tokens_ended=api_tokens)
 
     async def change(self, caller: Principal, body: PasswordChangeBody, client: Client) -> TokenPair:
         """Replace the caller's password, end every session, and open a new one in place of the caller's.
@@ -109,18 +124,16 @@ class Recovery:
         if _same(current, new):
             raise _refused("new_password", "The new password must differ from the current one")
         hashed = await self._accounts.new_hash(user, new)
-        if not await self._accounts.store_hash(user, hashed, unless_changed=True):
-            raise ConflictError("The password was changed at the same moment by another request; sign in with that.")
         present = await SessionDocument.find_one({"_id": caller.session_id})
+        if not await self._accounts.replace_password(user, hashed, unless_changed=True):
+            raise ConflictError("The password was changed at the same moment by another request; sign in with that.")
+        sessions = await self._sessions.end_outdated(user.id, "the password was changed")
         act = Act("auth.password_changed", user.id, Actor.of(caller), target=("account", str(user.id)))
-        await self._settled(user, client, act)
+        await self._settled(user, client, act, sessions_ended=sessions, api_tokens_ended=0)
         return await self._sessions.reopen(user, client, present.method if present else "password")
 
     async def _ask_for_mail(self, purpose: Purpose, email: str, client: Client) -> None:
-        # The network first: who is over that limit must not use up the mails of somebody else's address.
-        per_network = self._settings.auth_address_rate_limit_per_minute
-        await self._limiter.hit("mail-network", network_of(client.address), per_network)
-        await self._limiter.hit(f"mail-{purpose}", email, self._settings.auth_rate_limit_per_minute)
+        await self._mail_limits.ask(purpose, email, client)
         if not self._mails.available:
             raise UnavailableError("This service cannot send e-mail; ask its administrator for help.", retry_after=3600)
         await self._mails.request(request_for(purpose, email))
@@ -133,28 +146,31 @@ class Recovery:
         return user
 
     async def _check_current(self, user: UserDocument, password: str, caller: Principal, client: Client) -> None:
-        attempt = await self._guard.admit("password", str(user.id), client)
+        attempt = await self._guard.admit("password", user.id, client)
         if await self._accounts.verify(user, password):
             await self._guard.succeeded(attempt)
             return
         await self._guard.failed(attempt)
         wrong = {"reason": "wrong current password"}
-        await self._audit.record(
+        await self._audit.note(
             Act("auth.password_changed", user.id, Actor.of(caller), Outcome.FAILURE, ("account", str(user.id)), wrong)
         )
         raise _refused("current_password", "This is not the current password; nothing was changed")
 
-    async def _settled(self, user: UserDocument, client: Client, act: Act) -> None:
-        """What follows a new password: everything that the old one opened ends, and the owner is told."""
-        ended = await self._sessions.revoke_all(user.id, "the password was changed")
+    async def _settled(self, user: UserDocument, client: Client, act: Act, **ended: int) -> None:
+        """What follows a new password, once everything `ended` that the old one opened: the owner is told."""
         await self._tokens.drop(Purpose.PASSWORD_RESET, user.id)
         # Somebody else may have signed in with the old one: their places are no better than any other from now on.
         await self._places.forget(user.id)
         await self._places.note(user.id, client)
-        log.info("password set", user_id=str(user.id), sessions_ended=ended)
-        values = {"when": self._clock.now().isoformat(), "address": client.address}
+        log.info("password set", user_id=str(user.id), **ended)
+        values: dict[str, Any] = {
+            "when": self._clock.now().isoformat(),
+            "address": client.address,
+            "api_tokens_ended": ended["api_tokens_ended"],
+        }
         await self._notices.send(MailRequest("password_changed", user.email, values))
-        await self._audit.record(replace(act, details={"sessions_ended": ended}))
+        await self._audit.note(replace(act, details=ended))
 
 
 def _same(one: str, other: str) -> bool:

@@ -4,8 +4,9 @@ Every code works once. That is decided by conditional updates, so of two that ar
 """
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from beanie import PydanticObjectId
@@ -31,6 +32,8 @@ Factor = Literal["totp", "recovery_code"]
 
 ENROLMENT_LIFETIME = timedelta(minutes=30)
 """How long a secret waits to be confirmed: what was on a screen yesterday may have been seen by others."""
+RESEAL_AT_ONCE = 100
+"""Secrets that are looked at, after a change of keys, before others have a turn."""
 
 
 class SecondFactors:
@@ -55,6 +58,7 @@ class SecondFactors:
         self._guard = guard
         self._audit = audit
         self._notices = notices
+        self._said_fresh = False
 
     async def status(self, user_id: PydanticObjectId) -> SecondFactorStatus:
         """Whether a sign-in of this account asks for a second factor."""
@@ -107,15 +111,16 @@ class SecondFactors:
         `RateLimitedError`.
         """
         document = await self._pending(caller.user_id)
-        attempt = await self._guard.admit("second-factor", str(caller.user_id), client)
+        attempt = await self._guard.admit("second-factor", caller.user_id, client)
         step = self._step(document, codes.totp_form(code))
         if step is None:
             await self._guard.failed(attempt)
-            await self._record(caller, "enable", Outcome.FAILURE)
+            await self._note(caller, "enable", Outcome.FAILURE)
             raise _wrong_code()
         await self._guard.succeeded(attempt)
         shown = codes.new_recovery_codes()
         confirmed = {
+            **self._resealed(document.secret),
             "confirmed_at": self._clock.now(),
             "last_step": step,
             "recovery_digests": _digests(caller.user_id, shown),
@@ -141,7 +146,7 @@ class SecondFactors:
         )
         if not result.modified_count:
             raise _not_on()
-        await self._record(caller, "recovery_codes")
+        await self._note(caller, "recovery_codes")
         return RecoveryCodes(recovery_codes=shown)
 
     async def disable(self, caller: Principal, password: str, code: str, client: Client) -> None:
@@ -183,7 +188,7 @@ class SecondFactors:
 
     async def attempt(self, user_id: PydanticObjectId, code: str, client: Client) -> Factor | None:
         """`check`, slowed for whoever guesses; raises `RateLimitedError` as well."""
-        attempt = await self._guard.admit("second-factor", str(user_id), client)
+        attempt = await self._guard.admit("second-factor", user_id, client)
         factor = await self.check(user_id, code)
         if factor is None:
             await self._guard.failed(attempt)
@@ -196,10 +201,58 @@ class SecondFactors:
         step = self._step(document, digits) if document else None
         if document is None or step is None:
             return False
+        # Its beginning says that it is still the same enrolment; its secret may have been sealed anew meanwhile.
         result = await SecondFactorDocument.get_pymongo_collection().update_one(
-            {"_id": user_id, "secret": document.secret, "last_step": {"$lt": step}}, {"$set": {"last_step": step}}
+            {"_id": user_id, "created_at": document.created_at, "last_step": {"$lt": step}},
+            {"$set": {"last_step": step, **self._resealed(document.secret)}},
         )
         return result.modified_count == 1
+
+    async def reseal_all(self) -> None:
+        """Seal every secret that needs an older one of ENCRYPTION_KEYS with the newest; for a periodic job.
+
+        Logs once nothing needs the older keys any more: then they can be taken out of the setting. An enrolment that
+        waits to be confirmed is left alone, and counts until it expires.
+        """
+        if not self._vault.available:
+            return
+        found: Counter[str] = Counter()
+        rows = SecondFactorDocument.get_pymongo_collection().find(
+            {}, {"secret": 1, "confirmed_at": 1, "created_at": 1}, batch_size=RESEAL_AT_ONCE
+        )
+        async for row in rows:
+            found[await self._reseal(row)] += 1
+            if not found.total() % RESEAL_AT_ONCE:
+                await asyncio.sleep(0)  # others have a turn; nothing was awaited for those that are in order
+        if found["unreadable"]:
+            log.error("TOTP secrets that none of the ENCRYPTION_KEYS opens", secrets=found["unreadable"])
+        if found["resealed"]:
+            log.info("TOTP secrets sealed with the newest of ENCRYPTION_KEYS", secrets=found["resealed"])
+        if found["waiting"]:
+            self._said_fresh = False
+        elif found["resealed"] or not self._said_fresh:
+            self._said_fresh = True
+            log.info("no TOTP secret needs any but the newest of ENCRYPTION_KEYS", secrets=found.total())
+
+    async def _reseal(self, row: dict[str, Any]) -> Literal["in order", "expired", "waiting", "unreadable", "resealed"]:
+        """What was found at one stored secret, and done."""
+        if not self._vault.outdated(row["secret"]):
+            return "in order"
+        if row.get("confirmed_at") is None:
+            return "waiting" if row["created_at"] + ENROLMENT_LIFETIME > self._clock.now() else "expired"
+        try:
+            change = {"$set": self._resealed(row["secret"])}
+        except UndecryptableError:
+            return "unreadable"
+        # Only in place of what was read: it may be enrolled anew or in use at this moment.
+        await SecondFactorDocument.get_pymongo_collection().update_one(
+            {"_id": row["_id"], "secret": row["secret"]}, change
+        )
+        return "resealed"
+
+    def _resealed(self, sealed: str) -> dict[str, str]:
+        """What is to be stored so that the secret opens with the newest key; nothing if it does."""
+        return {"secret": self._vault.rotate(sealed)} if self._vault.outdated(sealed) else {}
 
     async def _use_recovery_code(self, user_id: PydanticObjectId, code: str) -> bool:
         digest = codes.recovery_digest(user_id, code)
@@ -238,12 +291,12 @@ class SecondFactors:
 
     async def _with_password(self, caller: Principal, password: str, client: Client, act: str = "") -> UserDocument:
         """The caller's account, if the password is right; trying counts like a sign-in."""
-        attempt = await self._guard.admit("password", str(caller.user_id), client)
+        attempt = await self._guard.admit("password", caller.user_id, client)
         user = await self._accounts.verify(await self._accounts.get(caller.user_id), password)
         if user is None:
             await self._guard.failed(attempt)
             if act:
-                await self._record(caller, act, Outcome.FAILURE)
+                await self._note(caller, act, Outcome.FAILURE)
             raise _wrong("password", "The password is not right")
         await self._guard.succeeded(attempt)
         return user
@@ -252,16 +305,16 @@ class SecondFactors:
         if not await self.enrolled(caller.user_id):
             raise _not_on()
         if await self.attempt(caller.user_id, code, client) is None:
-            await self._record(caller, act, Outcome.FAILURE)
+            await self._note(caller, act, Outcome.FAILURE)
             raise _wrong_code()
 
     async def _changed(self, caller: Principal, client: Client, *, enabled: bool) -> None:
         log.info("second factor changed", user_id=str(caller.user_id), enabled=enabled)
-        await self._record(caller, "enable" if enabled else "disable")
+        await self._note(caller, "enable" if enabled else "disable")
         await self._tell(caller.user_id, address=client.address, enabled=enabled)
 
-    async def _record(self, caller: Principal, act: str, outcome: Outcome = Outcome.SUCCESS) -> None:
-        await self._audit.record(
+    async def _note(self, caller: Principal, act: str, outcome: Outcome = Outcome.SUCCESS) -> None:
+        await self._audit.note(
             Act(
                 action=f"second_factor.{act}",
                 account_id=caller.user_id,

@@ -7,20 +7,20 @@ from beanie import PydanticObjectId
 from app.auth.accounts import Accounts, NewAccount, normalise_identifier
 from app.auth.challenges import Challenges, WrongSecondFactorError
 from app.auth.guard import SignInGuard
+from app.auth.mail_limits import MailLimits
 from app.auth.models import UserDocument
 from app.auth.notices import Notices
+from app.auth.otp import KIND as OTP
 from app.auth.otp import OtpCodes
 from app.auth.places import SignInPlaces
 from app.auth.schemas.accounts import RegisterBody, SignupBody, TokenPair, User
 from app.auth.second_factor import SecondFactors
 from app.auth.sessions import Client, Sessions
+from app.auth.take_over import TakeOvers
 from app.core.audit import Act, Actor, ActorKind, AuditTrail, Outcome
-from app.core.client_address import network_of
 from app.core.clock import Clock
-from app.core.errors import ForbiddenError, UnauthorizedError
+from app.core.errors import ForbiddenError, UnauthorizedError, WrongCredentialsError
 from app.core.mail import MailRequest
-from app.core.rate_limit import RateLimiter
-from app.core.settings import Settings
 
 
 class AuthService:
@@ -30,8 +30,6 @@ class AuthService:
         self,
         *,
         clock: Clock,
-        settings: Settings,
-        limiter: RateLimiter,
         accounts: Accounts,
         sessions: Sessions,
         guard: SignInGuard,
@@ -39,12 +37,12 @@ class AuthService:
         otp: OtpCodes,
         second_factors: SecondFactors,
         challenges: Challenges,
+        take_overs: TakeOvers,
+        mail_limits: MailLimits,
         notices: Notices,
         audit: AuditTrail,
     ) -> None:
         self._clock = clock
-        self._settings = settings
-        self._limiter = limiter
         self._accounts = accounts
         self._sessions = sessions
         self._guard = guard
@@ -52,10 +50,12 @@ class AuthService:
         self._otp = otp
         self._second_factors = second_factors
         self._challenges = challenges
+        self._take_overs = take_overs
+        self._mail_limits = mail_limits
         self._notices = notices
         self._audit = audit
 
-    async def register(self, body: RegisterBody) -> User:
+    async def register(self, body: RegisterBody, client: Client) -> User:
         """Make an account; `ConflictError` when the e-mail or username is taken."""
         new = NewAccount(
             email=body.email,
@@ -64,60 +64,73 @@ class AuthService:
             username=body.username,
             mobile=body.mobile,
         )
-        return shown(await self._sign_up(new))
+        user = await self._sign_up(new, client)
+        # Who chose the password is there: a proof of the mailbox from the same place takes the account from nobody.
+        await self._places.note(user.id, client)
+        return shown(user)
 
     async def signup(self, body: SignupBody, client: Client) -> TokenPair:
         """Make an account and sign in at once; `ConflictError` when the e-mail is taken."""
-        user = await self._sign_up(NewAccount(body.email, body.password.get_secret_value()))
+        user = await self._sign_up(NewAccount(body.email, body.password.get_secret_value()), client)
         return await self._open(user, client, "password")
 
-    async def _sign_up(self, new: NewAccount) -> UserDocument:
+    async def _sign_up(self, new: NewAccount, client: Client) -> UserDocument:
         user = await self._accounts.create(new)
-        await self._audit.record(Act("auth.sign_up", user.id, Actor(ActorKind.NOBODY, user.id)))
-        await self._notices.send(MailRequest("verify_email", user.email, key=user.email))
+        await self._audit.note(Act("auth.sign_up", user.id, Actor(ActorKind.NOBODY, user.id)))
+        # Sign-ups must not be a way to mail strangers without end; the mail can be asked for later.
+        if await self._mail_limits.room(client):
+            await self._notices.send(MailRequest("verify_email", user.email, key=user.email))
         return user
 
     async def login(self, identifier: str, password: str, client: Client, code: str | None = None) -> TokenPair:
         """Tokens for the right password of the account with this e-mail or username.
 
-        Raises `UnauthorizedError` with the same text and after the same time for a wrong password and for an unknown
-        account, `ForbiddenError` for an account that is not active (told only to who knows its password),
+        Raises `WrongCredentialsError` with the same text and after the same time for a wrong password and for an
+        unknown account, `ForbiddenError` for an account that is not active (told only to who knows its password),
         `SecondFactorRequiredError` (with a challenge) where a second factor is enrolled and no `code` came along, and
         `RateLimitedError` after too many attempts.
         """
         identifier = normalise_identifier(identifier)
         found = await self._accounts.find(identifier)
         # An account has two names but one limit.
-        attempt = await self._guard.admit("password", str(found.id) if found else identifier, client)
+        attempt = await self._guard.admit("password", found.id if found else identifier, client)
         user = await self._accounts.verify(found, password)
         if user is None:
             await self._guard.failed(attempt)
             await self._denied(found, "password", "wrong password" if found else "unknown account")
-            raise UnauthorizedError("The e-mail address (or username) and the password do not match an account.")
+            raise WrongCredentialsError("The e-mail address (or username) and the password do not match an account.")
         await self._guard.succeeded(attempt)
         return await self._admit(user, client, "password", code)
 
     async def request_otp(self, email: str, client: Client) -> None:
         """Have a code sent to `email`, if it has an account; see `OtpCodes.request`. Raises `RateLimitedError`."""
-        # The network first: who is over that limit must not use up the mails of somebody else's address.
-        per_network = self._settings.auth_address_rate_limit_per_minute
-        await self._limiter.hit("mail-network", network_of(client.address), per_network)
-        await self._limiter.hit("mail-otp", email, self._settings.auth_rate_limit_per_minute)
+        await self._mail_limits.ask(OTP, email, client)
         await self._otp.request(email)
 
     async def otp_login(self, email: str, otp: str, client: Client, code: str | None = None) -> TokenPair:
         """Tokens for the code that was sent to `email`; errors as in `login`, one text for whatever was wrong."""
         found = await self._accounts.find(email)
-        attempt = await self._guard.admit("otp", str(found.id) if found else email, client)
+        attempt = await self._guard.admit("otp", found.id if found else email, client)
         user_id = await self._otp.check(email, otp)
-        user = await self._accounts.get(user_id) if user_id else None
-        if user is None:
+        if found is None or user_id != found.id:
             await self._guard.failed(attempt)
             await self._denied(found, "otp", "wrong or expired code")
-            raise UnauthorizedError("The code is wrong, was used, or has expired; ask for a new one.")
+            raise WrongCredentialsError("The code is wrong, was used, or has expired; ask for a new one.")
         await self._guard.succeeded(attempt)
-        await self._accounts.mark_verified(user.id, email)  # who reads its mail has the mailbox
+        # As the account was before the code was checked: if all its sessions were ended since, none must begin.
+        user = await self._proven(found, client) if found.is_active else found
         return await self._admit(user, client, "otp", code)
+
+    async def _proven(self, user: UserDocument, client: Client) -> UserDocument:
+        """The account of somebody who has just proven to read its mail. A second factor is not asked for before this:
+        whoever made the account for somebody else's address may have planted one."""
+        if user.is_verified:
+            return user
+        proven = user
+        if await self._take_overs.due(user, client):
+            proven = await self._take_overs.by_code(user, client) or _gone()
+        await self._accounts.mark_verified(user.id, user.email)
+        return proven
 
     async def _admit(self, user: UserDocument, client: Client, method: str, code: str | None) -> TokenPair:
         """Whoever is past the first factor: tokens, or what is still missing."""
@@ -132,7 +145,7 @@ class AuthService:
         factor = await self._second_factors.attempt(user.id, code, client)
         if factor is None:
             await self._denied(user, method, "wrong second factor")
-            raise UnauthorizedError("The code of the second factor is wrong or was used already.")
+            raise WrongCredentialsError("The code of the second factor is wrong or was used already.")
         return await self._open(user, client, f"{method}+{factor}")
 
     async def second_step(self, challenge_token: str, code: str, client: Client) -> TokenPair:
@@ -166,17 +179,19 @@ class AuthService:
         self, user: UserDocument | None, method: str, reason: str, outcome: Outcome = Outcome.FAILURE
     ) -> None:
         details = {"method": method, "reason": reason}
-        await self._audit.record(Act("auth.sign_in", user.id if user else None, outcome=outcome, details=details))
+        await self._audit.note(Act("auth.sign_in", user.id if user else None, outcome=outcome, details=details))
 
     async def refresh(self, refresh_token: str, client: Client) -> TokenPair:
         """See `Sessions.refresh`."""
         return await self._sessions.refresh(refresh_token, client)
 
     async def logout(self, refresh_token: str) -> None:
-        """See `Sessions.end`."""
-        user_id, session_id = await self._sessions.end(refresh_token)
-        actor = Actor(ActorKind.SESSION, user_id, session_id)
-        await self._audit.record(Act("auth.sign_out", user_id, actor, target=("session", str(session_id))))
+        """See `Sessions.end`. It is written down once: the same token could fill the trail else."""
+        ended = await self._sessions.end(refresh_token)
+        if ended is not None:
+            actor = Actor(ActorKind.SESSION, ended.user_id, ended.session_id)
+            target = ("session", str(ended.session_id))
+            await self._audit.note(Act("auth.sign_out", ended.user_id, actor, target=target))
 
     async def me(self, user_id: PydanticObjectId) -> User:
         """The caller's account; `UnauthorizedError` if it is gone."""

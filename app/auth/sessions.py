@@ -9,7 +9,7 @@ import structlog
 from beanie import PydanticObjectId
 
 from app.auth.devices import device_name
-from app.auth.models import RefreshTokenDocument, SessionDocument, UserDocument
+from app.auth.models import RefreshTokenDocument, SessionDocument, UserDocument, all_sessions_end
 from app.auth.schemas.accounts import TokenPair
 from app.auth.schemas.sessions import SessionInfo
 from app.auth.tokens import AccessTokens, digest_of, new_refresh_token
@@ -20,12 +20,17 @@ from app.core.errors import NotFoundError, UnauthorizedError
 from app.core.events import SessionRevoked
 from app.core.mail import MailRequest, Mails
 from app.core.pagination import Page, PageRequest, newest_first, read_page
+from app.core.rate_limit import RateLimiter
 from app.core.security import Principal
 
 log = structlog.get_logger(__name__)
 
 AT_ONCE = 500
 """Sessions that one event names: a few ten KiB on the bus."""
+MAX_LIVE = 200
+"""Live sessions of one account: whoever signs in once more ends the oldest."""
+REFRESHES_PER_MINUTE = 30
+"""Of one session. Each leaves a row behind for days; a client needs one for each life of an access token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,12 @@ class Sessions:
         lifetime: timedelta,
         audit: AuditTrail,
         mails: Mails | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         """`lifetime` is how long a session lives without being refreshed (and each of its refresh tokens at most).
 
-        Without `mails` no owner is told of a refresh token that returns: for programs that only end sessions.
+        For programs that only end sessions: without `mails` no owner is told of a refresh token that returns, without
+        `limiter` refreshing is not limited.
         """
         self._clock = clock
         self._bus = bus
@@ -66,6 +73,7 @@ class Sessions:
         self._lifetime = lifetime
         self._audit = audit
         self._mails = mails
+        self._limiter = limiter
         self._sequence = Sequence(clock)
 
     async def open(self, user: UserDocument, client: Client, method: str = "password") -> TokenPair:
@@ -79,6 +87,7 @@ class Sessions:
             seq=self._sequence.next(),
             method=method,
             user_id=user.id,
+            epoch=user.session_epoch,
             created_at=now,
             last_used_at=now,
             expires_at=now + self._lifetime,
@@ -87,15 +96,16 @@ class Sessions:
         )
         await session.insert()
         await self._still_welcome(user, session)
+        await self._end_excess(session)
         refresh_token, _ = await self._add_refresh_token(session)
         log.info("signed in", user_id=str(user.id), session_id=str(session.id))
         actor = Actor(ActorKind.SESSION, user.id, session.id)
         target = ("session", str(session.id))
-        await self._audit.record(Act("auth.sign_in", user.id, actor, target=target, details={"method": method}))
+        await self._audit.note(Act("auth.sign_in", user.id, actor, target=target, details={"method": method}))
         return self._pair(session, refresh_token)
 
     async def reopen(self, user: UserDocument, client: Client, method: str) -> TokenPair:
-        """A session in place of those that `revoke_all` has just ended, for who ended them.
+        """A session in place of those that were all just ended (once), for who ended them.
 
         `user` as it was read before that. Raises `UnauthorizedError` if somebody else ended them all meanwhile too.
         """
@@ -104,20 +114,27 @@ class Sessions:
     async def _still_welcome(self, user: UserDocument, session: SessionDocument) -> None:
         """Take back a session that was opened while all sessions of its account were being ended.
 
-        `revoke_all` counts first and looks for sessions then, `open` stores the session first and looks at the count
-        then: whichever way they meet, one of them sees the other.
+        It would be dead by its epoch in any case: this tells whoever signs in so at once, and leaves nothing behind.
         """
         now = await UserDocument.find_one({"_id": user.id})
         if now is None or not now.is_active or now.session_epoch != user.session_epoch:
             await SessionDocument.get_pymongo_collection().delete_one({"_id": session.id})
             raise UnauthorizedError("The account changed while you signed in; sign in again.")
 
+    async def _end_excess(self, session: SessionDocument) -> None:
+        """End the account's oldest sessions beyond `MAX_LIVE`; never the one that is being opened."""
+        mine = {"user_id": session.user_id, "live": True}
+        rows = await SessionDocument.get_pymongo_collection().find(mine, {"seq": 1}).to_list()
+        oldest = sorted((row for row in rows if row["_id"] != session.id), key=lambda row: row["seq"], reverse=True)
+        await self._end_many(session.user_id, [row["_id"] for row in oldest[MAX_LIVE - 1 :]], "too many sessions")
+
     async def refresh(self, refresh_token: str, client: Client) -> TokenPair:
         """Spend a refresh token for new tokens.
 
-        Raises `UnauthorizedError` for one that is unknown, expired, spent or of an ended session. A spent one that
-        comes back was copied by somebody: it ends the session, whoever sent it. The conditional update decides who
-        spends a token, so of several at the same moment one gets new tokens and the next one is a return.
+        Raises `UnauthorizedError` for one that is unknown, expired, spent or of an ended session, and
+        `RateLimitedError`. A spent one that comes back was copied by somebody: it ends the session, whoever sent it.
+        The conditional update decides who spends a token, so of several at the same moment one gets new tokens and the
+        next one is a return.
         """
         token = await RefreshTokenDocument.find_one({"digest": digest_of(refresh_token)})
         now = self._clock.now()
@@ -131,28 +148,31 @@ class Sessions:
         if session is None or session.revoked_at is not None or session.expires_at <= now:
             raise _unusable()
         user = await UserDocument.find_one({"_id": token.user_id})
-        if user is None or not user.is_active:
-            await self.revoke(session.user_id, session.id, "the account is not active")
+        if user is None or not user.is_active or not user.keeps(session.id, session.epoch):
+            await self.revoke(session.user_id, session.id, "the account is not active, or ended all its sessions")
             raise _unusable()
+        # Only now: whoever is over the limit with good tokens must not hide the return of a spent one behind it.
+        if self._limiter is not None:
+            await self._limiter.hit("refresh", str(session.id), REFRESHES_PER_MINUTE)
         session.expires_at = now + self._lifetime
-        # The successor is stored first: a crash in between leaves the old token usable, not the client locked out.
+        # Spending comes last: whatever fails before leaves the old token usable, so that its next use is no theft.
         successor, successor_id = await self._add_refresh_token(session)
+        await self._carry_on(session, client)
         if not await self._spend(token):
             await RefreshTokenDocument.get_pymongo_collection().delete_one({"_id": successor_id})
             await self._returned(token, client)
-        await self._carry_on(session, client)
         return self._pair(session, successor)
 
-    async def end(self, refresh_token: str) -> EndedSession:
-        """End the session of this refresh token, whether it is spent or not; ending twice is fine.
+    async def end(self, refresh_token: str) -> EndedSession | None:
+        """End the session of this refresh token, whether it is spent or not; None if that had ended before.
 
         Raises `UnauthorizedError` for a token that this service does not know.
         """
         token = await RefreshTokenDocument.find_one({"digest": digest_of(refresh_token)})
         if token is None:
             raise UnauthorizedError("This refresh token is not known; nothing was ended.")
-        await self.revoke(token.user_id, token.session_id, "signed out")
-        return EndedSession(token.user_id, token.session_id)
+        ended = await self.revoke(token.user_id, token.session_id, "signed out")
+        return EndedSession(token.user_id, token.session_id) if ended else None
 
     async def mine(self, caller: Principal, page: PageRequest) -> Page[SessionInfo]:
         """The caller's live sessions, newest first."""
@@ -164,29 +184,40 @@ class Sessions:
         session = await SessionDocument.find_one({"_id": session_id})
         if session is None or session.user_id != caller.user_id:
             raise NotFoundError("There is no session with this id.")
-        await self.revoke(caller.user_id, session_id, "ended by its owner")
-        await self._audit.record(
-            Act("session.end", caller.user_id, Actor.of(caller), target=("session", str(session_id)))
-        )
+        if await self.revoke(caller.user_id, session_id, "ended by its owner"):
+            target = ("session", str(session_id))
+            await self._audit.note(Act("session.end", caller.user_id, Actor.of(caller), target=target))
 
     async def end_all(self, caller: Principal, *, keep_current: bool) -> int:
         """End all of the caller's sessions, or all the others; how many they were."""
         but = caller.session_id if keep_current else None
         ended = await self.revoke_all(caller.user_id, "ended by its owner with all others", but=but)
         details = {"sessions": ended, "kept_current": keep_current}
-        await self._audit.record(Act("session.end_all", caller.user_id, Actor.of(caller), details=details))
+        await self._audit.note(Act("session.end_all", caller.user_id, Actor.of(caller), details=details))
         return ended
 
     async def revoke_all(self, user_id: PydanticObjectId, reason: str, *, but: PydanticObjectId | None = None) -> int:
         """End all sessions of an account except `but`, as `revoke` does, and sign-ins that are under way.
 
-        What the reason is (a new password, a deactivation) has to be stored before. Returns how many were ended.
+        What the reason is (a deactivation) has to be stored before. Returns how many were ended.
         """
-        await UserDocument.get_pymongo_collection().update_one({"_id": user_id}, {"$inc": {"session_epoch": 1}})
-        sessions = SessionDocument.get_pymongo_collection()
-        live = await sessions.find({"user_id": user_id, "live": True}, {"_id": 1}).to_list()
-        ids = [row["_id"] for row in live if row["_id"] != but]
-        ended = 0
+        await UserDocument.get_pymongo_collection().update_one({"_id": user_id}, all_sessions_end(but=but))
+        return await self.end_outdated(user_id, reason)
+
+    async def end_outdated(self, user_id: PydanticObjectId, reason: str) -> int:
+        """Tell everybody of the sessions that a write to their account has ended, and mark them; how many they were.
+
+        They are dead already wherever the database is asked; with this, in every cache and open stream too.
+        """
+        mine = {"user_id": user_id, "live": True}
+        live = await SessionDocument.get_pymongo_collection().find(mine, {"epoch": 1}).to_list()
+        # Read after the sessions: one that was opened since the end has an epoch that is not ahead of this.
+        user = await UserDocument.find_one({"_id": user_id})
+        dead = [row["_id"] for row in live if user is None or not user.keeps(row["_id"], row["epoch"])]
+        return await self._end_many(user_id, dead, reason)
+
+    async def _end_many(self, user_id: PydanticObjectId, ids: list[PydanticObjectId], reason: str) -> int:
+        sessions, ended = SessionDocument.get_pymongo_collection(), 0
         for start in range(0, len(ids), AT_ONCE):
             batch = ids[start : start + AT_ONCE]
             result = await sessions.update_many({"_id": {"$in": batch}, "revoked_at": None}, self._ending(reason))
@@ -218,9 +249,9 @@ class Sessions:
     async def _live(self, user_id: PydanticObjectId, page: PageRequest) -> AsyncIterator[dict[str, Any]]:
         """The database removes expired sessions within a minute or so; until then they are not shown."""
         sessions, now = SessionDocument.get_pymongo_collection(), self._clock.now()
-        mine = {"user_id": user_id, "live": True}
+        mine, user = {"user_id": user_id, "live": True}, await UserDocument.find_one({"_id": user_id})
         async for row in newest_first(sessions, mine, page=page, account=user_id, clock=self._clock):
-            if row["expires_at"] > now:
+            if row["expires_at"] > now and user is not None and user.keeps(row["_id"], row["epoch"]):
                 yield row
 
     async def _add_refresh_token(self, session: SessionDocument) -> tuple[str, PydanticObjectId]:
@@ -252,16 +283,10 @@ class Sessions:
         log.warning("a spent refresh token came back", user_id=str(token.user_id), session_id=str(token.session_id))
         # Once for each session: whoever has a spent token could fill the trail and the owner's mailbox with it.
         if await self.revoke(token.user_id, token.session_id, "a spent refresh token came back"):
-            await self._write_down_return(token)
+            target = ("session", str(token.session_id))
+            await self._audit.note(Act("auth.refresh_reuse", token.user_id, outcome=Outcome.FAILURE, target=target))
             await self._tell_owner_of_return(token, client)
         raise _unusable()
-
-    async def _write_down_return(self, token: RefreshTokenDocument) -> None:
-        target = ("session", str(token.session_id))
-        try:
-            await self._audit.record(Act("auth.refresh_reuse", token.user_id, outcome=Outcome.FAILURE, target=target))
-        except Exception:  # the session is ended, and the answer is the same whether that could be written down
-            log.exception("the return of a refresh token is not in the audit trail", session_id=target[1])
 
     async def _tell_owner_of_return(self, token: RefreshTokenDocument, client: Client) -> None:
         try:
@@ -273,7 +298,7 @@ class Sessions:
                     "device": device_name(client.user_agent) or "unknown",
                 }
                 await self._mails.request(MailRequest("token_reuse", user.email, values, key=str(token.session_id)))
-        except Exception:  # as above
+        except Exception:  # the session is ended, and the answer is the same whether that could be told
             log.exception("the return of a refresh token was not mailed", session_id=str(token.session_id))
 
     def _pair(self, session: SessionDocument, refresh_token: str) -> TokenPair:

@@ -12,7 +12,7 @@ from bson import ObjectId
 from jose import JWTError, jwk, jwt
 
 from app.core.clock import Clock
-from app.core.errors import UnauthorizedError
+from app.core.errors import TokenExpiredError, UnauthorizedError
 
 ALGORITHMS = ("HS256", "HS384", "HS512")
 MAX_TOKEN_CHARS = 2048
@@ -87,7 +87,7 @@ class AccessTokens:
         if not (ObjectId.is_valid(user_id) and ObjectId.is_valid(session_id)):
             raise _invalid()
         if expires <= self._clock.now().timestamp():
-            raise UnauthorizedError(
+            raise TokenExpiredError(
                 "The access token has expired; get a new one with the refresh token.", headers=_INVALID_TOKEN
             )
         return AccessClaims(

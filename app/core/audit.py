@@ -70,4 +70,14 @@ class AuditTrail(Protocol):
     """Writes acts down; nothing here ever changes or removes one."""
 
     async def record(self, act: Act) -> None:
-        """Return when `act` is durably in the trail. Raises `UnavailableError` when it could not be stored in time."""
+        """Return when `act` is durably in the trail. Raises `UnavailableError` when it could not be stored in time.
+
+        For what must not go on unless it is written down.
+        """
+
+    async def note(self, act: Act) -> None:
+        """Write down an act that is already done: as `record`, but without an error for whoever did it.
+
+        An error would only make them repeat what is done. What could not be stored in time is logged; the trail keeps
+        it and stores it when the database is back.
+        """

@@ -1,16 +1,19 @@
 """What endpoints ask for: services by their type, the caller, the caller's address."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends
+from fastapi import Depends, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, OAuth2PasswordBearer
 from starlette.requests import HTTPConnection, Request
 
+from app.core.audit import Act, Actor, AuditTrail, Outcome
 from app.core.client_address import ClientAddressResolver, network_of
-from app.core.errors import ForbiddenError, UnauthorizedError
+from app.core.errors import FieldError, ForbiddenError, InvalidInputError, RateLimitedError, UnauthorizedError
 from app.core.rate_limit import RateLimiter
+from app.core.redaction import scrub_path
 from app.core.security import Authenticator, Principal, Role, Scope
 from app.core.settings import Settings
 
@@ -121,7 +124,9 @@ class Permission:
         person = "a signed-in person" if self.role is Role.USER else f"a signed-in person with the role `{self.role}`"
         return f"{person}, or an API token with the scope `{self.scope}`" if self.scope else f"{person}, no API token"
 
-    async def __call__(self, caller: Annotated[Principal, Depends(_current_user)]) -> Principal:
+    async def __call__(
+        self, connection: HTTPConnection, caller: Annotated[Principal, Depends(_current_user)]
+    ) -> Principal:
         """The caller, if they may."""
         if caller.api_token and self.scope is None:
             raise ForbiddenError("API tokens cannot do this; sign in with a password or a code.")
@@ -132,9 +137,24 @@ class Permission:
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{self.scope}"'},
             )
         if not caller.role.includes(self.role):
+            await _note_refusal(connection, caller, self.role)
             raise ForbiddenError(f"This is for accounts with the role {self.role}.")
         return caller
 
+
+async def _note_refusal(connection: HTTPConnection, caller: Principal, role: Role) -> None:
+    """Write down that somebody tried what is for others; a few a minute, however often they try."""
+    registry = registry_of(connection)
+    with suppress(RateLimitedError):
+        await registry.get(RateLimiter).hit("refusals", str(caller.user_id), REFUSALS_NOTED)
+        target = ("path", scrub_path(connection.scope["path"]))
+        details = {"method": connection.scope["method"], "role": caller.role, "needed": role}
+        act = Act("access.refused", caller.user_id, Actor.of(caller), Outcome.REFUSED, target, details)
+        await registry.get(AuditTrail).note(act)  # type: ignore[type-abstract]  # provided under its port
+
+
+REFUSALS_NOTED = 5
+"""Refusals of one account that are written down in a minute."""
 
 AccountReader = Annotated[Principal, Depends(Permission(Scope.ACCOUNT_READ))]
 StrategyReader = Annotated[Principal, Depends(Permission(Scope.STRATEGIES_READ))]
@@ -145,6 +165,36 @@ AuditReader = Annotated[Principal, Depends(Permission(Scope.AUDIT_READ))]
 SignedIn = Annotated[Principal, Depends(Permission())]
 """A person: sessions, passwords, tokens and second factors are not for API tokens."""
 Administrator = Annotated[Principal, Depends(Permission(role=Role.ADMIN))]
+
+
+async def _no_store(response: Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
+
+
+NoStore = Depends(_no_store)
+"""Secrets and personal data are nobody's to keep (RFC 6749, section 5.1)."""
+
+
+async def _known_query(request: Request) -> None:
+    if not request.query_params:
+        return
+    known = _query_names(request.scope["route"].dependant)
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        faults = [
+            FieldError(("query", name), "This parameter is not known here", "extra_forbidden") for name in unknown
+        ]
+        rest = f"; known are {', '.join(sorted(known))}" if known else ""
+        raise InvalidInputError(f"query.{unknown[0][:64]}: This parameter is not known here{rest}.", faults)
+
+
+KnownQuery = Depends(_known_query)
+"""Refuses parameters that an endpoint does not have: a filter that is ignored gives a wrong answer."""
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {parameter.alias for parameter in dependant.query_params}
+    return names.union(*map(_query_names, dependant.dependencies))
 
 
 def permission_of(dependant: Dependant) -> Permission | None:

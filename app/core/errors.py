@@ -42,6 +42,31 @@ class UnauthorizedError(DomainError):
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer", **(headers or {})})
 
 
+class TokenExpiredError(UnauthorizedError):
+    """The access token was good until it expired: a refresh brings a new one."""
+
+    title = "Access token expired"
+    slug = "token-expired"
+
+
+class SessionEndedError(UnauthorizedError):
+    """The credential was good once, and was ended: only another sign-in helps."""
+
+    title = "Session ended"
+    slug = "session-ended"
+
+
+class WrongCredentialsError(UnauthorizedError):
+    """The password or the code does not fit. Carries the members that RFC 6749, section 5.2, has for it."""
+
+    title = "Wrong credentials"
+    slug = "wrong-credentials"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.extensions = {"error": "invalid_grant", "error_description": detail}
+
+
 class ForbiddenError(DomainError):
     """The credential holds, but does not allow this."""
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pymongo.asynchronous.database import AsyncDatabase
@@ -56,9 +57,28 @@ def run_program(work: Callable[[Settings], Coroutine[Any, Any, int]]) -> NoRetur
         raise SystemExit("Interrupted.") from None
 
 
+def place_of(settings: Settings) -> str:
+    """Which database the settings lead to, in words for whoever runs a program; no credentials."""
+    if settings.mongodb_url:
+        hosts = urlsplit(settings.mongodb_url.get_secret_value()).netloc.rpartition("@")[2]
+        return f"the database {settings.database_name} on {hosts}"
+    return f"{'the' if _has_embedded(settings) else 'a new'} embedded database in {settings.data_dir.absolute()}"
+
+
+def _has_embedded(settings: Settings) -> bool:
+    storage = EmbeddedFiles(settings.data_dir).storage
+    return storage.is_dir() and any(storage.iterdir())
+
+
 @asynccontextmanager
-async def tool_database(settings: Settings) -> AsyncIterator[Database]:
-    """The service's database, connected; the embedded one is shared with a service that runs, else started for this."""
+async def tool_database(settings: Settings, *, must_exist: bool = False) -> AsyncIterator[Database]:
+    """The service's database, connected; the embedded one is shared with a service that runs, else started for this.
+
+    `must_exist`: raise `StartupError` instead of making an embedded database where there is none.
+    """
+    if must_exist and not settings.mongodb_url and not _has_embedded(settings):
+        where = EmbeddedFiles(settings.data_dir).root
+        raise StartupError(f"there is no embedded database in {where}: check DATA_DIR and MONGODB_URL")
     embedded = None if settings.mongodb_url else EmbeddedDatabase(settings.data_dir, role="tool")
     database = Database(settings, embedded)
     try:

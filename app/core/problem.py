@@ -109,7 +109,9 @@ def problem_response(
         content["errors"] = [{"loc": list(error.loc), "msg": error.msg, "type": error.type} for error in errors]
     for name, value in (extensions or {}).items():
         content.setdefault(name, value)
-    return Response(msgspec.json.encode(content), status, dict(headers or {}), MEDIA_TYPE)
+    # Nobody is to keep an error: it may hold the first half of a sign-in, and is soon out of date.
+    kept = {"Cache-Control": "no-store", **(headers or {})}
+    return Response(msgspec.json.encode(content), status, kept, MEDIA_TYPE)
 
 
 def domain_response(scope: Scope, error: DomainError) -> Response:
@@ -251,7 +253,7 @@ def _example(status: int) -> dict[str, Any]:
 
 
 _RESPONSE_TEXT = {
-    401: "No valid access token.",
+    401: "No valid credential; `type` says whether a refresh helps (`token-expired`) or only a new sign-in.",
     403: "Not allowed for this account.",
     404: "It does not exist or is not yours.",
     406: "This format cannot be made here.",

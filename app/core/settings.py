@@ -338,6 +338,8 @@ class Settings(BaseSettings):
             lines.append(f"SECRET_KEY is shorter than {MIN_SECRET_BYTES} bytes; production refuses it")
         if not self.encryption_keys:
             lines.append("ENCRYPTION_KEYS is not set: nobody can enrol a second factor")
+        if self.production and not self.mongodb_url and self.audit_retention_days is None:
+            lines.append("AUDIT_RETENTION_DAYS is not set: the embedded database is slow with over 100,000 entries")
         if self.production and not self.smtp_host:
             lines.append("SMTP_HOST is not set: no codes, no verification and no password reset by e-mail")
         if self.smtp_host and not self.mail_from and "@" not in (self.smtp_username or ""):

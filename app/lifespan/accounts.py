@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import NamedTuple
 
+from app.alerts.keys import KeyService
 from app.audit.retention import AuditRetention
 from app.audit.service import AuditReader
 from app.audit.trail import ChainedAuditTrail
@@ -14,6 +15,7 @@ from app.auth.challenges import Challenges
 from app.auth.digests import KeyedDigests
 from app.auth.guard import SignInGuard
 from app.auth.letters import Letters
+from app.auth.mail_limits import MailLimits
 from app.auth.mailed_tokens import MailedTokens
 from app.auth.notices import Notices
 from app.auth.one_time import OneTimeSecrets
@@ -25,8 +27,11 @@ from app.auth.recovery import Recovery
 from app.auth.second_factor import SecondFactors
 from app.auth.service import AuthService
 from app.auth.sessions import Sessions
+from app.auth.take_over import TakeOvers
 from app.auth.tokens import AccessTokens
 from app.auth.uses import CredentialUses
+from app.core.audit import AuditTrail
+from app.core.clock import Sequence
 from app.core.deps import Registry
 from app.core.encryption import Vault
 from app.core.jobs import Lease
@@ -43,6 +48,7 @@ class People(NamedTuple):
     accounts: Accounts
     audit: ChainedAuditTrail
     authenticator: Authenticator
+    keys: KeyService
     mails: MailOutbox
     retention: AuditRetention
     uses: CredentialUses
@@ -52,6 +58,7 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
     """Make the services of accounts, provide what endpoints ask for, and give what others build on."""
     clock, bus, limiter = ground.clock, ground.bus, registry.provide(RateLimiter, ground.limiter)
     audit = ChainedAuditTrail(ground.database.db, clock)
+    registry.provide(AuditTrail, audit)  # type: ignore[type-abstract]  # provided under its port
     registry.provide(AuditReader, AuditReader(ground.database.db, clock))
     mails = MailOutbox(settings=settings, clock=clock, bus=bus, lease=lambda length: _mail_lease(ground, length))
     notices = Notices(mails)
@@ -65,15 +72,18 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
         clock=clock,
     )
     uses = CredentialUses(clock)
-    api_tokens = registry.provide(ApiTokens, ApiTokens(clock=clock, bus=bus, audit=audit))
+    people = Accounts(clock=clock, passwords=registry.provide(Passwords, Passwords()))
+    api_tokens = registry.provide(
+        ApiTokens, ApiTokens(clock=clock, bus=bus, audit=audit, accounts=people, notices=notices)
+    )
     authenticator = SessionAuthenticator(tokens=tokens, api_tokens=api_tokens, uses=uses, clock=clock, bus=bus)
     registry.provide(Authenticator, authenticator)  # type: ignore[type-abstract]  # provided under its port
     lifetime = timedelta(days=settings.refresh_token_expire_days)
     sessions = registry.provide(
-        Sessions, Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=lifetime, audit=audit, mails=mails)
+        Sessions,
+        Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=lifetime, audit=audit, mails=mails, limiter=limiter),
     )
 
-    people = Accounts(clock=clock, passwords=registry.provide(Passwords, Passwords()))
     digests = KeyedDigests.of(settings)
     one_time = OneTimeSecrets(clock=clock, digests=digests)
     places = SignInPlaces(clock=clock, digests=digests)
@@ -93,29 +103,41 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
             notices=notices,
         ),
     )
+    keys = registry.provide(KeyService, KeyService(bus, clock, Sequence(clock), audit))
+    take_overs = TakeOvers(
+        clock=clock,
+        accounts=people,
+        sessions=sessions,
+        api_tokens=api_tokens,
+        keys=keys,
+        second_factors=factors,
+        places=places,
+        notices=notices,
+        audit=audit,
+    )
+    mail_limits = MailLimits(limiter, settings)
     mailed = MailedTokens(one_time)
     registry.provide(
         Recovery,
         Recovery(
-            settings=settings,
             clock=clock,
             accounts=people,
             sessions=sessions,
+            api_tokens=api_tokens,
             tokens=mailed,
             mails=mails,
             notices=notices,
             audit=audit,
             guard=guard,
             places=places,
-            limiter=limiter,
+            take_overs=take_overs,
+            mail_limits=mail_limits,
         ),
     )
     registry.provide(
         AuthService,
         AuthService(
             clock=clock,
-            settings=settings,
-            limiter=limiter,
             accounts=people,
             sessions=sessions,
             guard=guard,
@@ -123,19 +145,23 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
             otp=otp,
             challenges=Challenges(clock=clock, one_time=one_time, factors=factors),
             second_factors=factors,
+            take_overs=take_overs,
+            mail_limits=mail_limits,
             notices=notices,
             audit=audit,
         ),
     )
     registry.provide(
         AccountAdministration,
-        AccountAdministration(clock=clock, bus=bus, sessions=sessions, second_factors=factors, audit=audit),
+        AccountAdministration(
+            clock=clock, bus=bus, sessions=sessions, api_tokens=api_tokens, second_factors=factors, audit=audit
+        ),
     )
     mails.add_composer(OTP, otp.compose)
     for kind, composer in Letters(clock=clock, accounts=people, tokens=mailed).composers().items():
         mails.add_composer(kind, composer)
     retention = AuditRetention(audit, clock, settings.audit_retention_days)
-    return People(people, audit, authenticator, mails, retention, uses)
+    return People(people, audit, authenticator, keys, mails, retention, uses)
 
 
 def _mail_lease(ground: Ground, length: float) -> Lease:

@@ -10,6 +10,7 @@ from app.alerts.keys import KeyDirectory
 from app.alerts.rejected import RejectedDeliveries
 from app.alerts.service import AlertService
 from app.auth.passwords import Passwords
+from app.auth.second_factor import SecondFactors
 from app.core.deps import Registry
 from app.core.jobs import Jobs
 from app.core.settings import Settings
@@ -27,6 +28,7 @@ def background(registry: Registry, settings: Settings, ground: Ground, people: P
     jobs = Jobs(lambda: ground.database.db, ground.clock, ground.holder)
     jobs.add("alert retention", timedelta(hours=1), registry.get(AlertService).expire)
     jobs.add("audit retention", timedelta(hours=1), people.retention.expire)
+    jobs.add("TOTP secrets under older keys", timedelta(hours=1), registry.get(SecondFactors).reseal_all)
     supervisor.add("key use", directory.run)
     supervisor.add("refused deliveries", rejected.run)
     supervisor.add("stream", streams.run)
@@ -54,14 +56,21 @@ def background(registry: Registry, settings: Settings, ground: Ground, people: P
     async def stream_health() -> dict[str, Any]:
         return {"status": "ok", **streams.health()}
 
+    async def database_health() -> dict[str, Any]:
+        line = await ground.database.health()
+        if settings.production and "embedded" in line:  # /health is public, and that database has no password
+            line["embedded"] = {name: value for name, value in line["embedded"].items() if name not in {"port", "pid"}}
+        return line
+
     probes = {
-        "database": ground.database.health,
+        "database": database_health,
         "cache": cache_health,
         "bus": bus_health,
         "feed": feed_health,
         "jobs": jobs_health,
         "tasks": tasks_health,
         "mail": people.mails.health,
+        "audit": people.audit.health,
         "stream": stream_health,
     }
     registry.provide(HealthService, HealthService(__version__, probes))

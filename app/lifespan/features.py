@@ -3,7 +3,7 @@
 from app.alerts.chart_service import AlertCharts
 from app.alerts.deliveries import Deliveries
 from app.alerts.ingest import AlertIngest
-from app.alerts.keys import KeyDirectory, KeyService
+from app.alerts.keys import KeyDirectory
 from app.alerts.rejected import RejectedDeliveries
 from app.alerts.service import AlertService
 from app.core.clock import Sequence
@@ -25,12 +25,11 @@ def features(registry: Registry, settings: Settings, ground: Ground, people: Peo
     clock, bus = ground.clock, ground.bus
     metrics = registry.get(Metrics)
     sequence = Sequence(clock)
-    keys = registry.provide(KeyService, KeyService(bus, clock, sequence, people.audit))
     directory = registry.provide(KeyDirectory, KeyDirectory(bus, clock, people.accounts))
     rejected = registry.provide(RejectedDeliveries, RejectedDeliveries(settings, clock, sequence))
     ingest = registry.provide(AlertIngest, AlertIngest(settings, bus, sequence, metrics))
     registry.provide(Deliveries, Deliveries(settings, directory, ingest, rejected, ground.limiter, metrics))
-    alerts = registry.provide(AlertService, AlertService(settings, keys, ingest, bus, clock))
+    alerts = registry.provide(AlertService, AlertService(settings, people.keys, ingest, bus, clock))
     registry.provide(AlertCharts, AlertCharts(alerts, ground.cache, FigureImages(), bus))
 
     hub = Hub(clock)

@@ -1,26 +1,18 @@
 """What can go wrong between an outbox and a mail server. The texts name kinds and codes, no address and nothing that
-the server said: they are shown in `/health`."""
+the server said: they are stored and logged, and those of `ServerError` are shown in `/health`."""
 
 
 class MailError(Exception):
-    """A mail was not sent; `kind` says why in a few words."""
+    """A mail was not sent; `kind` says why in a few words, `lost` that the connection is of no more use."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, lost: bool = False) -> None:
         super().__init__(kind)
         self.kind = kind
+        self.lost = lost
 
 
 class ServerError(MailError):
-    """The server is away, or does not want us: every mail has to wait.
-
-    `in_mail`: it happened while a mail was handed over, so that this very mail may be the cause; `lost`: the connection
-    ended, which a server may do between two mails at any time.
-    """
-
-    def __init__(self, kind: str, *, in_mail: bool = False, lost: bool = False) -> None:
-        super().__init__(kind)
-        self.in_mail = in_mail
-        self.lost = lost
+    """The server is away, or does not want us, whoever the mail is for: every mail has to wait."""
 
 
 class DeferredError(MailError):

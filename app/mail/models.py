@@ -18,7 +18,7 @@ class MailState(StrEnum):
 
     WAITING = "waiting"
     SENT = "sent"
-    """The server took it, or its composer found that there was nothing to send (any more)."""
+    """The server took it. (A request that there was nothing to send for is deleted.)"""
     FAILED = "failed"
     """The server refused it for good, or it could not be sent for days."""
 

@@ -5,12 +5,17 @@
   of that.
 - **One sender**: whichever process finds a mail due takes the lease `mail` and keeps it until nothing is due. A killed
   holder's lease ends by itself within `Timings.lease` seconds.
-- **While the server is away** every mail waits, and one connection is tried with growing pauses. What the server says
-  about one mail concerns that mail alone: put off (4xx) or failed (5xx).
+- **While the server is away** every mail waits, and one connection is tried with growing pauses.
+- **What happens to one mail concerns that mail alone**, from the moment that the server hears whom it is for: refused
+  (5xx) it fails, else it is put off, also when the server broke the connection. Anybody can have mails sent to an
+  address whose server they run, so nothing there may hold up the others, which go on at once.
+- **Nothing shows who has an account**: a request that its composer found nothing to send for takes as long as others,
+  counts as others in `health`, and leaves nothing behind.
 """
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +44,12 @@ MAX_WAITING = 10_000
 """Mails that may wait; beyond it requests are refused."""
 _BATCH = 200
 """Ids that are read at once."""
+_BATCH_SECONDS = 1.0
+"""After it the rest is read anew: mails that are tried for the first time go first."""
 _HEALTH_SECONDS = 2.0
+_USUAL_SECONDS = 0.2
+"""What a mail is taken to need before the first was sent."""
+_LONGEST_PRETENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,7 @@ class Timings:
     last_retry: float = 3600.0
     """Between tries of a mail that was put off: from the first, doubled up to the last."""
     last_retry_after_break: float = 300.0
-    """The longest that a mail is put off because the connection broke while it was handed over."""
+    """The longest that a mail is put off because the connection ended while it was handed over."""
     overdue: float = 30.0
     """A mail that was due this long ago makes the outbox `degraded`."""
     smtp: float = TIMEOUT
@@ -66,7 +76,7 @@ class Timings:
     give_up: timedelta = timedelta(days=3)
     """A mail that is put off again and again fails after it."""
     keep: timedelta = timedelta(days=7)
-    """How long sent and failed requests are kept."""
+    """How long sent and failed requests are kept; those that there was nothing to send for are not."""
 
 
 class MailOutbox:
@@ -93,7 +103,8 @@ class MailOutbox:
         )
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._sending = self._server_away = False
-        self._sent = self._failed = 0
+        self._settled = 0
+        self._usual_seconds = _USUAL_SECONDS
         self._last_error: str | None = None
         bus.subscribe(MailWaiting, lambda _: self._wake.set())
 
@@ -121,10 +132,12 @@ class MailOutbox:
             self._delivery.add_composer(kind, composer)
 
     async def health(self) -> dict[str, Any]:
-        """The line for `/health`; never raises.
+        """The line for `/health`; never raises. Anybody may read it, so it tells nothing of any one mail.
 
-        `waiting` is counted up to the bound, `oldest_seconds` is how long the mail that is due the longest has been
-        due; `sent`, `failed` and `last_error` (None after a success) are of this process since its start.
+        `waiting` mails are due (one that was put off is not, until its time comes), the oldest for `oldest_seconds`.
+        `settled` counts the requests that this process has dealt with since its start, whatever came of them, each at
+        its first try. `last_error` is what keeps the server from taking any mail, None once it takes them; what becomes
+        of single mails stands in the log.
         """
         line: dict[str, Any] = {
             "status": "off",
@@ -132,8 +145,7 @@ class MailOutbox:
             "sending": self._sending,
             "waiting": None,
             "oldest_seconds": None,
-            "sent": self._sent,
-            "failed": self._failed,
+            "settled": self._settled,
             "last_error": self._last_error,
         }
         try:
@@ -143,7 +155,7 @@ class MailOutbox:
             return line | {"status": "degraded" if self.available else "off"}
         due = (self._clock.now() - backlog.due_since).total_seconds() if backlog.due_since else 0.0
         oldest = round(max(due, 0.0), 1) if backlog.due_since else None
-        line |= {"waiting": backlog.waiting, "oldest_seconds": oldest}
+        line |= {"waiting": backlog.due, "oldest_seconds": oldest}
         if self.available:
             line["status"] = "degraded" if self._server_away or due > self._timings.overdue else "ok"
         return line
@@ -211,12 +223,14 @@ class MailOutbox:
     async def _send_due(self, delivery: Delivery) -> None:
         backoff = self._timings.first_backoff
         while not self._stop.is_set():
-            ids = await self._store.due(_BATCH)
+            ids, until = await self._store.due(_BATCH), time.monotonic() + _BATCH_SECONDS
             if not ids:
                 return
             for row_id in ids:
                 if self._stop.is_set():
                     return
+                if time.monotonic() > until:
+                    break
                 try:
                     if await self._send(delivery, row_id):
                         backoff = self._timings.first_backoff
@@ -235,42 +249,46 @@ class MailOutbox:
         row = await self._store.read(row_id)
         if row is None:
             return False
+        began = time.monotonic()
         try:
-            delivered = await delivery.deliver(row)
+            if await delivery.deliver(row):
+                await self._note_sent(row, time.monotonic() - began)
+            else:
+                await self._pretend(time.monotonic() - began)
+                await self._store.drop(row)
         except RefusedError as error:
             await self._fail(row, error)
         except DeferredError as error:
             await self._put_off(row, error)
         except ServerError as error:
             self._last_error = error.kind
-            if error.in_mail:
-                # Others go first: should this mail be what breaks the connection, they must not wait behind it.
-                await self._put_off(row, error)
             raise
-        else:
-            await self._store.settle(row, MailState.SENT)
-            self._last_error = None
-            if delivered:
-                self._sent += 1
-                log.info("mail sent", kind=row["kind"], mail=row["nonce"])
-        self._server_away = False
+        self._server_away, self._last_error = False, None
+        if not row["attempts"]:
+            self._settled += 1
         return True
 
-    async def _put_off(self, row: Row, error: MailError) -> None:
-        self._last_error = error.kind
+    async def _note_sent(self, row: Row, seconds: float) -> None:
+        await self._store.settle(row, MailState.SENT)
+        self._usual_seconds = min((self._usual_seconds + seconds) / 2, _LONGEST_PRETENCE)
+        log.info("mail sent", kind=row["kind"], mail=row["nonce"])
+
+    async def _pretend(self, seconds: float) -> None:
+        """Take as long as a mail does, of which `seconds` have passed: `/health` is quick enough to show the rest."""
+        await _nap(self._stop, max(self._usual_seconds - seconds, 0.0))
+
+    async def _put_off(self, row: Row, error: DeferredError) -> None:
         now = self._clock.now()
         if now - row["created_at"] > self._timings.give_up:
             await self._fail(row, error)
             return
-        most = self._timings.last_retry_after_break if isinstance(error, ServerError) else self._timings.last_retry
+        most = self._timings.last_retry_after_break if error.lost else self._timings.last_retry
         pause = min(self._timings.first_retry * 2 ** min(row["attempts"], 30), most)
         await self._store.defer(row, now + timedelta(seconds=_jittered(pause)), error.kind)
         log.warning("a mail is put off", kind=row["kind"], mail=row["nonce"], reason=error.kind)
 
     async def _fail(self, row: Row, error: MailError) -> None:
-        self._last_error = error.kind
         await self._store.settle(row, MailState.FAILED, error.kind)
-        self._failed += 1
         log.error("a mail failed for good", kind=row["kind"], mail=row["nonce"], reason=error.kind)
 
 

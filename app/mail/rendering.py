@@ -54,7 +54,8 @@ class Templates:
             keep_trailing_newline=True,
         )
         self._env.globals["app_name"] = _line(app_name)
-        self._env.filters |= {"moment": _moment, "line": _line, "count": _count, "method_words": _method_words}
+        self._env.filters |= {"moment": _moment, "line": _line, "given_name": _name, "method_words": _method_words}
+        self._env.filters["count"] = _count
 
     def render(self, letter: Letter) -> Rendered:
         """`letter` in words; raises `jinja2.TemplateError` when a value or the template itself is missing."""
@@ -73,7 +74,7 @@ def _line(value: object) -> str:
 
 
 def _name(value: object) -> str | None:
-    """How to address the reader; None where the name would do something other than name somebody."""
+    """A name that somebody chose, of a person or thing; None where it would do something other than name them."""
     if value is None:
         return None
     text = " ".join(_INVISIBLE.sub(" ", str(value)).split())
@@ -93,4 +94,4 @@ def _count(number: int, thing: str) -> str:
 
 def _method_words(method: str) -> str:
     """`password+totp` as a person would say it."""
-    return " and ".join(_METHODS.get(part, _line(part)) for part in method.split("+"))
+    return " and ".join(_METHODS.get(part, "another way") for part in method.split("+"))

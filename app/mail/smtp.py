@@ -4,15 +4,16 @@ import asyncio
 import re
 import socket
 import ssl
+from email import policy
 from email.message import EmailMessage
 
+import structlog
 from aiosmtplib import (
     SMTP,
     SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
-    SMTPNotSupported,
-    SMTPRecipientsRefused,
+    SMTPRecipientRefused,
     SMTPResponseException,
     SMTPSenderRefused,
     SMTPServerDisconnected,
@@ -21,9 +22,11 @@ from aiosmtplib import (
 from app.core.settings import Settings
 from app.mail.errors import DeferredError, MailError, RefusedError, ServerError
 
+log = structlog.get_logger(__name__)
+
 _SHUTTING_DOWN = 421
-# RFC 4954: they concern who we are, not this mail, at whatever command they come.
-_SIGN_IN_CODES = {454, 530, 534, 535, 538}
+# RFC 4954: that we have to sign in (otherwise) is mended in the settings; no mail is given up for it at once.
+_SIGN_IN_CODES = {530, 534, 535, 538}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b").match
 _QUIT_SECONDS = 1.0
 # No command but DATA takes a healthy server long; a whole mail may take this many times the timeout of one reply.
@@ -89,26 +92,50 @@ class SmtpTransport:
 
     async def send(self, message: EmailMessage) -> None:
         """See `Transport.send`."""
-        reused = self._used
-        try:
-            await self._hand_over(message)
-        except ServerError as error:
-            await self.close()
-            if not (reused and error.lost):
-                raise
-            # Servers end connections after so many mails or seconds: that says nothing about the next connection.
+        while True:
+            reused = self._used
+            try:
+                await self._hand_over(message)
+                return
+            except MailError as error:
+                if not error.lost:
+                    await self._reset()
+                    raise
+                await self.close()
+                if not reused:
+                    raise
+            # Servers end connections after so many mails, faults or seconds: that says nothing about the next one.
             await self.open()
-            await self._hand_over(message)
 
     async def _hand_over(self, message: EmailMessage) -> None:
-        if self._client is None:
+        client = self._client
+        if client is None:
             raise ServerError("not connected", lost=True)
         self._used = True
+        sender, to = (message[header].addresses[0].addr_spec for header in ("From", "To"))
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.mail(sender)
+        except (SMTPException, OSError, TimeoutError) as error:
+            raise _sender_error(error) from None
         try:
             async with asyncio.timeout(self._timeout * _WHOLE):
-                await self._client.send_message(message)
+                await client.rcpt(to)
+                await client.data(message.as_bytes(policy=policy.SMTP))
         except (SMTPException, OSError, TimeoutError, ValueError) as error:
             raise _mail_error(error) from None
+        except Exception:  # whatever an address can make a server, and so the library, do: it holds up no other
+            log.exception("a mail met a fault that is not foreseen")
+            raise DeferredError("unforeseen fault", lost=True) from None
+
+    async def _reset(self) -> None:
+        """Have the server forget the mail that it refused; without that, the next one needs a new connection."""
+        try:
+            async with asyncio.timeout(_QUIT_SECONDS):
+                if self._client is not None:
+                    await self._client.rset()
+        except (SMTPException, OSError, TimeoutError):
+            await self.close()
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -136,7 +163,22 @@ def _reply(code: int, text: str) -> str:
     return f"{code} {enhanced[0]}" if enhanced else str(code)
 
 
-def _server_error(error: BaseException, *, in_mail: bool = False) -> ServerError:
+def _server_error(error: BaseException) -> ServerError:
+    """What keeps any mail from being sent; the connection is of no more use."""
+    if kind := _known_cause(error):
+        return ServerError(kind, lost=True)
+    if isinstance(error, SMTPResponseException):
+        what = "sign-in refused" if isinstance(error, SMTPAuthenticationError) else "unexpected reply"
+        return ServerError(f"{what} ({_reply(error.code, error.message)})", lost=True)
+    if isinstance(error, TimeoutError):
+        return ServerError("timeout", lost=True)
+    if isinstance(error, SMTPServerDisconnected | ConnectionError):
+        return ServerError("connection lost", lost=True)
+    return ServerError("network error" if isinstance(error, OSError) else "protocol error", lost=True)
+
+
+def _known_cause(error: BaseException) -> str | None:
+    """What lies behind the library's error, if that says more than it."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -144,48 +186,32 @@ def _server_error(error: BaseException, *, in_mail: bool = False) -> ServerError
         link = link.__cause__ or link.__context__
     for link in chain:
         if isinstance(link, ssl.SSLCertVerificationError):
-            return ServerError(f"certificate not trusted ({link.verify_message.rstrip('.')})")
+            return f"certificate not trusted ({link.verify_message.rstrip('.')})"
         if isinstance(link, ssl.SSLError):
-            return ServerError("TLS failed", lost=in_mail, in_mail=in_mail)
+            return "TLS failed"
         if isinstance(link, socket.gaierror):
-            return ServerError("host not found")
+            return "host not found"
         if isinstance(link, ConnectionRefusedError):
-            return ServerError("connection refused")
-    if isinstance(error, SMTPResponseException):
-        what = "sign-in refused" if isinstance(error, SMTPAuthenticationError) else "unexpected reply"
-        lost = error.code == _SHUTTING_DOWN
-        return ServerError(f"{what} ({_reply(error.code, error.message)})", in_mail=in_mail and not lost, lost=lost)
-    if isinstance(error, TimeoutError):
-        return ServerError("timeout", in_mail=in_mail)
-    if isinstance(error, SMTPServerDisconnected | ConnectionError):
-        return ServerError("connection lost", in_mail=in_mail, lost=True)
-    return ServerError("network error" if isinstance(error, OSError) else "protocol error", in_mail=in_mail)
+            return "connection refused"
+    return None
+
+
+def _sender_error(error: BaseException) -> ServerError:
+    """Before the server hears of a recipient, nothing is of one mail; to fail all for `MAIL_FROM` would lose them."""
+    if isinstance(error, SMTPSenderRefused):
+        return ServerError(f"sender refused ({_reply(error.code, error.message)})", lost=True)
+    return _server_error(error)
 
 
 def _mail_error(error: BaseException) -> MailError:
-    """Whose fault it was: the server's, this mail's for now, or this mail's for ever."""
-    if isinstance(error, SMTPRecipientsRefused):
-        refused = error.recipients[0]
-        return _refusal("recipient refused", refused.code, refused.message)
-    if isinstance(error, SMTPDataError):
-        return _refusal("content refused", error.code, error.message)
-    if isinstance(error, SMTPSenderRefused):
-        # MAIL_FROM is the same for every mail: to fail them all for it would lose them.
-        lost = error.code == _SHUTTING_DOWN
-        return ServerError(f"sender refused ({_reply(error.code, error.message)})", lost=lost)
-    if isinstance(error, SMTPNotSupported | ValueError):
+    """Once the server has heard of the recipient, whatever it does may be because of them, and concerns this mail
+    alone: anybody can have mails sent to an address whose server they run."""
+    if isinstance(error, SMTPRecipientRefused | SMTPDataError):
+        what = "recipient refused" if isinstance(error, SMTPRecipientRefused) else "content refused"
+        kind = f"{what} ({_reply(error.code, error.message)})"
+        if 500 <= error.code < 600 and error.code not in _SIGN_IN_CODES:
+            return RefusedError(kind)
+        return DeferredError(kind, lost=error.code == _SHUTTING_DOWN)
+    if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
         return RefusedError("address not supported")
-    return _server_error(error, in_mail=True)
-
-
-def _refusal(what: str, code: int, text: str) -> MailError:
-    kind = f"{what} ({_reply(code, text)})"
-    if code == _SHUTTING_DOWN:
-        return ServerError(kind, lost=True)
-    if code in _SIGN_IN_CODES:
-        return ServerError(kind)
-    if 400 <= code < 500:
-        return DeferredError(kind)
-    if 500 <= code < 600:
-        return RefusedError(kind)
-    return ServerError(kind, in_mail=True)
+    return DeferredError(_server_error(error).kind, lost=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,9 +27,10 @@ _PATIENCE = (0.1, 0.3, 0.6, 1.0, 2.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The waiting rows: how many, and since when the one that is due the longest has been."""
+    """The waiting rows: how many, how many of them are due, and since when the one that is due the longest has been."""
 
     waiting: int = 0
+    due: int = 0
     due_since: datetime | None = None
 
 
@@ -84,10 +85,13 @@ class MailStore:
             raise UnavailableError("Too many e-mails are waiting to be sent; try again later.", retry_after=60)
 
     async def due(self, limit: int) -> list[str]:
-        """Ids of up to `limit` rows whose time has come, the longest due first."""
+        """Ids of up to `limit` rows whose time has come: the longest due first, but the new ones before the others.
+
+        A mail that is tried again has met trouble, and may hold the line until a timeout.
+        """
         wanted = {"state": MailState.WAITING.value, "next_try_at": {"$lte": self._clock.now()}}
-        found = self._rows.find(wanted, {"_id": 1}).sort("next_try_at", 1).limit(limit)
-        return [row["_id"] async for row in found]
+        found = await self._rows.find(wanted, {"attempts": 1}).sort("next_try_at", 1).limit(limit).to_list()
+        return [row["_id"] for row in sorted(found, key=lambda row: row["attempts"] > 0)]
 
     async def read(self, row_id: str) -> Row | None:
         """The row as it is now, if it is still due."""
@@ -111,28 +115,53 @@ class MailStore:
         """Put the request read as `row` off until then."""
         await self._change(row, {"attempts": row["attempts"] + 1, "next_try_at": until, "last_error": error})
 
+    async def drop(self, row: Mapping[str, Any]) -> None:
+        """Delete the request read as `row`, with the address that somebody typed; one that has replaced it stays."""
+        await _patiently(lambda: self._rows.delete_one(_same(row)))
+
     async def _change(self, row: Mapping[str, Any], values: dict[str, Any]) -> None:
-        same = {"_id": row["_id"], "nonce": row["nonce"]}
-        for pause in _PATIENCE:
-            try:
-                await self._rows.update_one(same, {"$set": values})
-                return
-            except ConnectionFailure:  # a sent mail that is not noted as sent would go out again
-                await asyncio.sleep(pause)
-        await self._rows.update_one(same, {"$set": values})
+        await _patiently(lambda: self._rows.update_one(_same(row), {"$set": values}))
 
     async def look(self, *, max_age: float) -> Backlog:
         """The backlog, not older than `max_age` seconds, or than looking at a very long one allows."""
         age = time.monotonic() - self._looked_at
         if age >= max(max_age, self._look_took * _LOOK_SHARE):
             began, added = time.monotonic(), self._added
+            now = self._clock.now()
+            is_due = {"$cond": [{"$lte": ["$next_try_at", now]}, 1, 0]}
             pipeline: list[dict[str, Any]] = [
                 {"$match": {"state": MailState.WAITING.value}},
                 {"$limit": self._cap + 1},
-                {"$group": {"_id": None, "waiting": {"$sum": 1}, "due_since": {"$min": "$next_try_at"}}},
+                {
+                    "$group": {
+                        "_id": None,
+                        "waiting": {"$sum": 1},
+                        "due": {"$sum": is_due},
+                        "since": {"$min": "$next_try_at"},
+                    }
+                },
             ]
             found = [row async for row in await self._rows.aggregate(pipeline)]
             self._looked_at, self._look_took = began, time.monotonic() - began
-            self._backlog = Backlog(found[0]["waiting"], found[0]["due_since"]) if found else Backlog()
+            self._backlog = _backlog(found[0]) if found else Backlog()
             self._added = max(0, self._added - added)
         return self._backlog
+
+
+def _backlog(row: Mapping[str, Any]) -> Backlog:
+    return Backlog(row["waiting"], row["due"], row["since"] if row["due"] else None)
+
+
+def _same(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"_id": row["_id"], "nonce": row["nonce"]}
+
+
+async def _patiently(write: Callable[[], Awaitable[object]]) -> None:
+    """Do `write`, again while the database is away: a sent mail that is not noted as sent would go out again."""
+    for pause in _PATIENCE:
+        try:
+            await write()
+            return
+        except ConnectionFailure:
+            await asyncio.sleep(pause)
+    await write()

@@ -22,7 +22,8 @@ class Transport(Protocol):
         """Be ready to send: connect and sign in, unless that is done. Raises `ServerError`."""
 
     async def send(self, message: EmailMessage) -> None:
-        """Return when whoever is on the other side has taken the message."""
+        """Return when whoever is on the other side has taken the message. Raises any of `app.mail.errors`; only what
+        came before the recipient was named is a `ServerError`."""
 
     async def close(self) -> None:
         """Leave, politely where that is possible; never raises. `open` may follow."""

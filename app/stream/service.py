@@ -1,8 +1,9 @@
 """All connections of `WS /ws`: who may connect, who is told of a revocation, and their end."""
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +26,11 @@ log = structlog.get_logger(__name__)
 
 REVALIDATE_SECONDS = 15.0
 """How often sessions are asked after while other processes, and with them news of revocations, cannot be reached."""
+RECHECK_SECONDS = 300.0
+"""How often each signed-in session is asked after in any case: somebody who was cut off between a change and its
+announcement leaves an API token's session open, and that token may live for a year."""
+RECHECK_TURNS = 60
+"""Parts of that time in which the sessions have their turns, so that the database is not asked for all at once."""
 REVALIDATE_AT_ONCE = 16
 REPLAYS_AT_ONCE = 8
 RESYNC_MARGIN = 60_000_000
@@ -44,13 +50,19 @@ class StreamService:
         clock: Clock,
         limits: Limits | None = None,
         connected: Callable[[], bool] = lambda: True,
+        recheck_seconds: float = RECHECK_SECONDS,
     ) -> None:
-        """`connected`: whether news of the service's other processes arrive (the bus's own `connected`)."""
+        """`connected`: whether news of the service's other processes arrive (the bus's own `connected`).
+
+        `recheck_seconds`: how often each signed-in session is asked after whatever was heard.
+        """
         self._hub, self._clock, self._connected = hub, clock, connected
         self._limits = limits or Limits()
         turns = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self._context = Context(hub, clock, authenticator, replays, self._limits, turns)
-        self._sessions: set[Session] = set()
+        self._recheck_seconds = recheck_seconds
+        self._sessions: dict[Session, int] = {}
+        """With the turn in which each is asked after."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._addresses: Counter[str] = Counter()
@@ -96,12 +108,12 @@ class StreamService:
 
     async def _run(self, session: Session, token: str | None) -> None:
         self.counts["accepted"] += 1
-        self._sessions.add(session)
+        self._sessions[session] = self.counts["accepted"] % RECHECK_TURNS
         self._idle.clear()
         try:
             await session.run(token)
         finally:
-            self._sessions.discard(session)
+            del self._sessions[session]
             if not self._sessions:
                 self._idle.set()
             self.counts["stalled"] += session.stalled
@@ -142,7 +154,17 @@ class StreamService:
             session.conversation.resync(since)
 
     async def run(self) -> None:
-        """Background task: asks after signed-in sessions whenever a revocation may have gone unheard."""
+        """Background task: asks after signed-in sessions now and then, and whenever a revocation may be unheard."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._recheck(), name="WebSocket sessions asked after in turn")
+            group.create_task(self._watch_news(), name="WebSocket sessions asked after when news are missing")
+
+    async def _recheck(self) -> None:
+        for turn in itertools.cycle(range(RECHECK_TURNS)):
+            await asyncio.sleep(self._recheck_seconds / RECHECK_TURNS)
+            await self._ask_after([session for session, its in self._sessions.items() if its == turn])
+
+    async def _watch_news(self) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REVALIDATE_SECONDS):
@@ -153,6 +175,9 @@ class StreamService:
 
     async def revalidate(self) -> None:
         """Ask after every signed-in session once."""
+        await self._ask_after(tuple(self._sessions))
+
+    async def _ask_after(self, sessions: Iterable[Session]) -> None:
         turns = asyncio.Semaphore(REVALIDATE_AT_ONCE)
 
         async def ask(session: Session) -> None:
@@ -160,7 +185,7 @@ class StreamService:
                 await session.conversation.revalidate()
 
         async with asyncio.TaskGroup() as group:
-            for session in tuple(self._sessions):
+            for session in sessions:
                 if session.conversation.principal is not None:
                     group.create_task(ask(session))
 

@@ -24,6 +24,7 @@ class HealthReport(ResponseModel):
     jobs: Line = Field(examples=[{"status": "ok", "leading": True}])
     tasks: Line = Field(examples=[{"status": "ok"}])
     mail: Line = Field(examples=[{"status": "ok", "transport": "smtp", "waiting": 0}])
+    audit: Line = Field(examples=[{"status": "ok"}])
     stream: Line = Field(examples=[{"status": "ok", "clients": 3}])
 
 

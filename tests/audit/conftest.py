@@ -1,18 +1,21 @@
 """A database server and trails on it: several in one process write like the processes of a service."""
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import structlog
 from beanie import PydanticObjectId
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from app.audit.chain import GENESIS, digest
 from app.audit.models import DOCUMENTS
 from app.audit.trail import ChainedAuditTrail
 from app.core.audit import Act, Actor, ActorKind
+from app.core.request_info import RequestInfo, note_request
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db, empty_database, mongodb_server
 
@@ -27,6 +30,16 @@ def act(account: PydanticObjectId | None = ACCOUNT, **values: Any) -> Act:
     actor = Actor(ActorKind.SESSION, account, PydanticObjectId())
     defaults: dict[str, Any] = {"action": "strategy_key.bind", "actor": actor, "target": ("strategy_key", "k")}
     return Act(account_id=account, **{**defaults, "details": {"n": next(_numbers)}, **values})
+
+
+async def during(request: RequestInfo, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` for this request, as the middleware has it done."""
+
+    async def answer() -> None:
+        note_request(lambda: request)
+        await work
+
+    await asyncio.create_task(answer())
 
 
 async def entries(db: Db) -> list[Row]:
@@ -55,6 +68,23 @@ async def check_chain(db: Db, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+class Watch(CommandListener):
+    """Calls `asked` with the filter whenever the entries are about to be read."""
+
+    def __init__(self, asked: Callable[[Row], None]) -> None:
+        self._asked = asked
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "find" and event.command["find"] == "audit_entries":
+            self._asked(dict(event.command["filter"]))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """As it should."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """The test fails by that."""
+
+
 async def lose_insert(db: Db, count: int = 1) -> None:
     """Leave the database as a crash between the move of the head and the insert of `count` entries does."""
     carried = (await head(db))["carried"][-count:]
@@ -77,10 +107,18 @@ async def audit_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[s
         yield made
 
 
-@pytest_asyncio.fixture
-async def db(audit_url: str) -> AsyncIterator[Db]:
+@pytest_asyncio.fixture(scope="session")
+async def audit_db(audit_url: str) -> AsyncIterator[Db]:
     async with empty_database(audit_url, DOCUMENTS) as made:
         yield made
+
+
+@pytest_asyncio.fixture
+async def db(audit_db: Db) -> Db:
+    """An empty database: emptied, that is, which is quicker than to make all the indexes for each test."""
+    for name in ("audit_entries", "audit_chain"):
+        await audit_db[name].delete_many({})
+    return audit_db
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,20 +13,10 @@ from app.audit.draft import draft
 from app.audit.trail import ChainedAuditTrail
 from app.audit.verification import verify
 from app.core.audit import SYSTEM, Act, Actor, ActorKind, Outcome
-from app.core.request_info import RequestInfo, note_request
-from tests.audit.conftest import ACCOUNT, MakeTrail, act, check_chain, entries, head
+from app.core.request_info import RequestInfo
+from tests.audit.conftest import ACCOUNT, MakeTrail, act, check_chain, during, entries, head
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db
-
-
-async def during(request: RequestInfo, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work` for this request, as the middleware has it done."""
-
-    async def answer() -> None:
-        note_request(lambda: request)
-        await work
-
-    await asyncio.create_task(answer())
 
 
 async def test_an_entry_holds_all_that_is_known(db: Db, trail: ChainedAuditTrail, clock: StandingClock) -> None:

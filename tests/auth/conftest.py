@@ -17,6 +17,7 @@ from app.auth.accounts import Accounts, NewAccount
 from app.auth.api_tokens import ApiTokens
 from app.auth.authenticator import SessionAuthenticator
 from app.auth.models import DOCUMENTS, UserDocument
+from app.auth.notices import Notices
 from app.auth.passwords import Passwords
 from app.auth.schemas.accounts import TokenPair
 from app.auth.sessions import Client, Sessions
@@ -28,6 +29,7 @@ from app.core.bus import Bus, NullTransport
 from app.core.embedded import EmbeddedDatabase
 from app.core.errors import UnavailableError
 from app.core.mail import MailRequest
+from app.core.rate_limit import RateLimiter
 from app.core.security import Principal
 
 PASSWORD = "correct horse battery staple"
@@ -62,6 +64,10 @@ class Trail:
     async def record(self, act: Act) -> None:
         if self.broken:
             raise UnavailableError("The trail cannot be written to.")
+        await self.note(act)
+
+    async def note(self, act: Act) -> None:
+        """Never an error, even when broken: the real trail keeps the act and stores it later."""
         signed_in = act.action == "auth.sign_in" and act.outcome is audit.Outcome.SUCCESS
         (self.sign_ins if signed_in else self.acts).append(act)
 
@@ -124,16 +130,20 @@ async def mongodb_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 class Queries(monitoring.CommandListener):
     """Counts what the database is asked for, by collection, and how much of it at one time.
 
-    `then[collection]` is called once, between the next answer from there and whoever waits for it.
+    `then[collection]` is called once, between the next answer from there and whoever waits for it. `writes` are the
+    collections that were written to, in that order.
     """
 
     def __init__(self) -> None:
         self.then: dict[str, Callable[[], None]] = {}
         self.count: Counter[str] = Counter()
         self.most_at_once: Counter[str] = Counter()
+        self.writes: list[str] = []
         self._running: dict[int, str] = {}
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.command_name in {"insert", "update", "delete"}:
+            self.writes.append(event.command[event.command_name])
         collection = event.command.get("find")
         if collection:
             self._running[event.request_id] = collection
@@ -182,8 +192,11 @@ async def parts(auth_db: AsyncDatabase[dict[str, Any]], passwords: Passwords) ->
     tokens = AccessTokens(secret_key=secrets.token_hex(32), lifetime=timedelta(minutes=30), clock=clock)
     accounts = Accounts(clock=clock, passwords=passwords)
     trail, post, uses = Trail(), Post(), CredentialUses(clock)
-    sessions = Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=timedelta(days=7), audit=trail, mails=post)
-    api_tokens = ApiTokens(clock=clock, bus=bus, audit=trail)
+    life = timedelta(days=7)
+    sessions = Sessions(
+        clock=clock, bus=bus, tokens=tokens, lifetime=life, audit=trail, mails=post, limiter=RateLimiter()
+    )
+    api_tokens = ApiTokens(clock=clock, bus=bus, audit=trail, accounts=accounts, notices=Notices(post))
     authenticator = SessionAuthenticator(tokens=tokens, api_tokens=api_tokens, uses=uses, clock=clock, bus=bus)
     await bus.start()
     yield Parts(auth_db, clock, bus, accounts, sessions, authenticator, api_tokens, uses, trail, post)

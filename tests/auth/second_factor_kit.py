@@ -45,6 +45,9 @@ class Recorder:
     async def record(self, act: Act) -> None:
         self.acts.append(act)
 
+    async def note(self, act: Act) -> None:
+        self.acts.append(act)
+
     async def request(self, request: MailRequest) -> None:
         self.requests.append(request)
 

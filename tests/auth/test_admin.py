@@ -21,6 +21,7 @@ from app.auth.notices import Notices
 from app.auth.places import SignInPlaces
 from app.auth.schemas.accounts import User
 from app.auth.schemas.admin import AccountChanges, AccountDetails
+from app.auth.schemas.api_tokens import ApiTokenBody
 from app.auth.second_factor import SecondFactors
 from app.core.audit import Act, ActorKind, Outcome
 from app.core.clock import to_micros
@@ -29,7 +30,7 @@ from app.core.errors import ConflictError, InvalidInputError, NotFoundError, Una
 from app.core.events import AccountChanged, Event, SessionRevoked
 from app.core.pagination import PageRequest
 from app.core.rate_limit import RateLimiter
-from app.core.security import Principal, Role
+from app.core.security import Principal, Role, Scope
 from app.core.settings import Settings
 from tests.auth.conftest import HERE, PASSWORD, Parts
 
@@ -97,7 +98,12 @@ async def office(parts: Parts) -> AsyncIterator[Office]:
 
     def process() -> AccountAdministration:
         return AccountAdministration(
-            clock=parts.clock, bus=parts.bus, sessions=parts.sessions, second_factors=second_factors, audit=parts.trail
+            clock=parts.clock,
+            bus=parts.bus,
+            sessions=parts.sessions,
+            api_tokens=parts.api_tokens,
+            second_factors=second_factors,
+            audit=parts.trail,
         )
 
     room = Office(parts, process(), process())
@@ -213,6 +219,49 @@ async def test_deactivation_ends_every_session_before_it_returns(office: Office)
     await office.here.change(acting(admin), user.id, AccountChanges(is_active=True))
     assert await office.parts.accounts.is_active(user.id)
     assert office.heard[-1] == AccountChanged(user_id=str(user.id), is_active=True)
+
+
+async def test_a_deactivation_is_announced_before_anything_else_can_fail(office: Office):
+    admin, user = await office.account(Role.ADMIN), await office.account()
+    await office.parts.sessions.open(user, HERE)
+
+    await office.here.change(acting(admin), user.id, AccountChanges(is_active=False))
+
+    # What somebody has open by an API token ends by the first of these alone; the second goes session by session.
+    assert [type(event) for event in office.heard] == [AccountChanged, SessionRevoked]
+    assert office.heard[0] == AccountChanged(user_id=str(user.id), is_active=False)
+
+
+async def test_api_tokens_are_suspended_by_a_deactivation_and_revoked_when_asked_for(office: Office):
+    admin, user = await office.account(Role.ADMIN), await office.account()
+    pair = await office.parts.sessions.open(user, HERE)
+    owner = await office.parts.authenticator.authenticate(pair.access_token)
+    wish = ApiTokenBody(name="bot", scopes=[Scope.ALERTS_READ], expires_in_days=90)
+    bots = [(await office.parts.api_tokens.create(owner, wish, HERE)).token for _ in range(2)]
+
+    await office.here.change(acting(admin), user.id, AccountChanges(is_active=False))
+    for bot in bots:
+        with pytest.raises(UnauthorizedError):
+            await office.parts.authenticator.authenticate(bot)
+    await office.here.change(acting(admin), user.id, AccountChanges(is_active=True))
+    for bot in bots:
+        assert (await office.parts.authenticator.authenticate(bot)).user_id == user.id
+
+    for ended in (2, 0):
+        await office.here.change(acting(admin), user.id, AccountChanges(api_tokens=False))
+        assert office.acts[-1].details == {"api_tokens_revoked": ended}
+    await office.here.change(acting(admin), user.id, AccountChanges(is_active=True))
+    for bot in bots:
+        with pytest.raises(UnauthorizedError):
+            await office.parts.authenticator.authenticate(bot)
+
+
+async def test_what_was_changed_is_no_error_when_it_cannot_be_written_down_now(office: Office):
+    admin, user = await office.account(Role.ADMIN), await office.account()
+    office.parts.trail.broken = True
+    answer = await office.here.change(acting(admin), user.id, AccountChanges(role=Role.OPERATOR))
+    assert answer.role is Role.OPERATOR
+    assert office.acts[-1].details == {"role": "user → operator"}
 
 
 async def test_the_same_again_repairs_what_a_crash_left_half_done(office: Office):

@@ -138,6 +138,8 @@ async def test_an_administrator_cannot_lock_themselves_out(admin: Person):
         {"role": ["admin"]},
         {"second_factor": True},
         {"second_factor": 0},
+        {"api_tokens": True},
+        {"api_tokens": None},
         {"is_active": True, "email": "other@example.com"},
         {"hashed_password": "x"},
         [],

@@ -16,7 +16,7 @@ from app.core.errors import ConflictError, NotFoundError, UnauthorizedError, Una
 from app.core.pagination import PageRequest
 from app.core.redaction import scrub, scrub_path, scrub_value
 from app.core.security import Principal, Scope
-from tests.auth.conftest import Parts
+from tests.auth.conftest import HERE, Parts
 
 ALL = PageRequest(1000)
 
@@ -35,7 +35,7 @@ async def listed(parts: Parts, caller: Principal, **options: Any) -> list[str]:
 
 async def stored_tokens(parts: Parts, caller: Principal, count: int, *, days: int = 1) -> None:
     """That many tokens, quicker than one by one."""
-    made = await parts.api_tokens.create(caller, body("first", days=days))
+    made = await parts.api_tokens.create(caller, body("first", days=days), HERE)
     row = await parts.db.api_tokens.find_one({"prefix": made.prefix, "user_id": caller.user_id})
     del row["_id"]
     more = [{**row, "digest": f"{caller.user_id}{n}", "seq": row["seq"] - n} for n in range(1, count)]
@@ -45,7 +45,7 @@ async def stored_tokens(parts: Parts, caller: Principal, count: int, *, days: in
 
 async def test_a_token_is_shown_once_and_stored_as_a_digest(parts: Parts) -> None:
     caller = await parts.person()
-    made = await parts.api_tokens.create(caller, body("bot", Scope.ORDERS_WRITE, Scope.ALERTS_READ, days=7))
+    made = await parts.api_tokens.create(caller, body("bot", Scope.ORDERS_WRITE, Scope.ALERTS_READ, days=7), HERE)
     assert re.fullmatch(r"arrow_[A-Za-z0-9_-]{43}", made.token)
     assert made.prefix == made.token[:12]
     assert made.scopes == [Scope.ALERTS_READ, Scope.ORDERS_WRITE]
@@ -103,15 +103,14 @@ def test_wrong_wishes_are_refused(wrong: dict[str, Any]) -> None:
 
 async def test_the_list_is_newest_first_and_paged_with_and_without_the_ended(parts: Parts) -> None:
     caller, other = await parts.person(), await parts.person()
-    await parts.api_tokens.create(other, body("somebody else's"))
-    made = [await parts.api_tokens.create(caller, body(f"n{n}", days=1 + n % 2)) for n in range(6)]
+    await parts.api_tokens.create(other, body("somebody else's"), HERE)
+    made = [await parts.api_tokens.create(caller, body(f"n{n}", days=1 + n % 2), HERE) for n in range(6)]
     for number in (1, 4):
         await parts.api_tokens.revoke(caller, _id(made[number]))
     assert await listed(parts, caller) == ["n5", "n3", "n2", "n0"]
     assert await listed(parts, caller, include_ended=True) == ["n5", "n4", "n3", "n2", "n1", "n0"]
     parts.clock.ahead = timedelta(days=1, seconds=1)
     assert await listed(parts, caller) == ["n5", "n3"]
-    assert await parts.api_tokens.count_live(caller.user_id) == 2
     names, after = [], None
     for _ in range(3):
         page = await parts.api_tokens.mine(caller.user_id, PageRequest(2, after), include_ended=True)
@@ -126,7 +125,7 @@ async def test_the_list_is_newest_first_and_paged_with_and_without_the_ended(par
 
 async def test_a_revoked_or_expired_token_is_not_found(parts: Parts) -> None:
     caller = await parts.person()
-    one, two = [await parts.api_tokens.create(caller, body(days=1)) for _ in range(2)]
+    one, two = [await parts.api_tokens.create(caller, body(days=1), HERE) for _ in range(2)]
     found = await parts.api_tokens.find(one.token)
     assert found is not None
     assert found.id == _id(one)
@@ -138,12 +137,12 @@ async def test_a_revoked_or_expired_token_is_not_found(parts: Parts) -> None:
     parts.clock.ahead = timedelta(days=1)
     assert await parts.api_tokens.find(two.token) is None
     acts = [(act.action, act.target) for act in parts.trail.acts[2:]]
-    assert acts == [("api_token.revoke", ("api_token", one.id))] * 2
+    assert acts == [("api_token.revoke", ("api_token", one.id))], "the second time changed nothing"
 
 
 async def test_anothers_token_is_as_unknown_as_none(parts: Parts) -> None:
     caller, victim = await parts.person(), await parts.person()
-    theirs = await parts.api_tokens.create(victim, body())
+    theirs = await parts.api_tokens.create(victim, body(), HERE)
     texts = set()
     for id_ in (_id(theirs), victim.user_id):
         with pytest.raises(NotFoundError) as refused:
@@ -155,8 +154,8 @@ async def test_anothers_token_is_as_unknown_as_none(parts: Parts) -> None:
 
 async def test_all_end_at_once_and_nobody_elses(parts: Parts) -> None:
     caller, other = await parts.person(), await parts.person()
-    mine = [await parts.api_tokens.create(caller, body()) for _ in range(3)]
-    theirs = await parts.api_tokens.create(other, body())
+    mine = [await parts.api_tokens.create(caller, body(), HERE) for _ in range(3)]
+    theirs = await parts.api_tokens.create(other, body(), HERE)
     assert await parts.api_tokens.end_all(caller) == 3
     assert [await parts.api_tokens.find(token.token) for token in mine] == [None] * 3
     assert await parts.api_tokens.find(theirs.token) is not None
@@ -164,20 +163,62 @@ async def test_all_end_at_once_and_nobody_elses(parts: Parts) -> None:
     assert (act.action, act.account_id, act.details) == (
         "api_token.revoke", caller.user_id, {"all": True, "ended": 3},
     )  # fmt: skip
+    told = len(parts.trail.acts)
     assert await parts.api_tokens.end_all(caller) == 0
+    assert len(parts.trail.acts) == told, "what changes nothing is not written down"
+
+
+async def test_the_owner_is_told_of_a_new_token_by_mail(parts: Parts) -> None:
+    user, pair = await parts.session()
+    caller = await parts.authenticator.authenticate(pair.access_token)
+    made = await parts.api_tokens.create(caller, body("bot", Scope.ORDERS_WRITE, Scope.ALERTS_READ), HERE)
+    (mail,) = [mail for mail in parts.post.requests if mail.kind == "api_token_created"]
+    assert (mail.to, mail.key) == (user.email, None)
+    assert mail.values == {
+        "when": made.created_at.isoformat(),
+        "address": HERE.address,
+        "token_name": "bot",
+        "scopes": "alerts:read, orders:write",
+    }
+    assert made.token not in str(mail)
+
+
+async def test_no_mail_is_no_reason_to_refuse_a_token(parts: Parts) -> None:
+    caller = await parts.person()
+    parts.post.broken = True
+    made = await parts.api_tokens.create(caller, body(), HERE)
+    assert await parts.api_tokens.find(made.token) is not None
+
+
+async def test_a_token_that_is_refused_is_not_told_of(parts: Parts) -> None:
+    caller = await parts.person()
+    parts.trail.broken = True
+    with pytest.raises(UnavailableError):
+        await parts.api_tokens.create(caller, body(), HERE)
+    assert [mail for mail in parts.post.requests if mail.kind == "api_token_created"] == []
+
+
+async def test_what_is_done_is_no_error_when_it_cannot_be_written_down_now(parts: Parts) -> None:
+    caller = await parts.person()
+    one, two = [await parts.api_tokens.create(caller, body(), HERE) for _ in range(2)]
+    parts.trail.broken = True
+    await parts.api_tokens.revoke(caller, _id(one))
+    assert await parts.api_tokens.end_all(caller) == 1
+    assert [await parts.api_tokens.find(token.token) for token in (one, two)] == [None, None]
+    assert [act.action for act in parts.trail.acts[2:]] == ["api_token.revoke"] * 2
 
 
 async def test_so_many_live_ones_at_most(parts: Parts) -> None:
     caller = await parts.person()
     await stored_tokens(parts, caller, MAX_LIVE)
     with pytest.raises(ConflictError, match="revoke one"):
-        await parts.api_tokens.create(caller, body())
+        await parts.api_tokens.create(caller, body(), HERE)
     first = (await parts.api_tokens.mine(caller.user_id, PageRequest(1))).rows[0]
     await parts.api_tokens.revoke(caller, _id(first))
-    await parts.api_tokens.create(caller, body("in its place", days=9))
+    await parts.api_tokens.create(caller, body("in its place", days=9), HERE)
     # Expired ones do not count, and stand among the ended ones from then on.
     parts.clock.ahead = timedelta(days=1, seconds=1)
-    await parts.api_tokens.create(caller, body("the next day"))
+    await parts.api_tokens.create(caller, body("the next day"), HERE)
     assert await listed(parts, caller) == ["the next day", "in its place"]
     assert await parts.db.api_tokens.count_documents({"user_id": caller.user_id, "live": True}) == 2
     assert len(await listed(parts, caller, include_ended=True)) == MAX_LIVE + 2
@@ -186,11 +227,11 @@ async def test_so_many_live_ones_at_most(parts: Parts) -> None:
 async def test_requests_at_the_same_time_do_not_get_past_the_limit(parts: Parts, outcome: Any) -> None:
     caller = await parts.person()
     await stored_tokens(parts, caller, MAX_LIVE - 3)
-    results = await asyncio.gather(*(outcome(parts.api_tokens.create(caller, body())) for _ in range(8)))
+    results = await asyncio.gather(*(outcome(parts.api_tokens.create(caller, body(), HERE)) for _ in range(8)))
     assert set(results) == {None, ConflictError} or set(results) == {ConflictError}
     made = results.count(None)
     assert made <= 3
-    assert await parts.api_tokens.count_live(caller.user_id) == MAX_LIVE - 3 + made
+    assert len(await listed(parts, caller)) == MAX_LIVE - 3 + made
     assert len([act for act in parts.trail.acts if act.action == "api_token.create"]) == 1 + made
 
 
@@ -198,16 +239,25 @@ async def test_a_session_that_ended_meanwhile_makes_no_token(parts: Parts) -> No
     caller = await parts.person()
     await parts.sessions.revoke_all(caller.user_id, "the password was changed")
     with pytest.raises(UnauthorizedError):
-        await parts.api_tokens.create(caller, body())
+        await parts.api_tokens.create(caller, body(), HERE)
     assert await parts.db.api_tokens.count_documents({"user_id": caller.user_id}) == 0
     assert parts.trail.acts == []
+
+
+async def test_a_session_that_a_new_password_ended_makes_no_token(parts: Parts) -> None:
+    user, pair = await parts.session()
+    caller = await parts.authenticator.authenticate(pair.access_token)
+    await parts.accounts.set_password(user, "another fine passphrase")  # its sessions' rows do not say so yet
+    with pytest.raises(UnauthorizedError):
+        await parts.api_tokens.create(caller, body(), HERE)
+    assert await parts.db.api_tokens.count_documents({"user_id": caller.user_id}) == 0
 
 
 async def test_a_token_that_cannot_be_written_down_is_of_no_use(parts: Parts) -> None:
     caller = await parts.person()
     parts.trail.broken = True
     with pytest.raises(UnavailableError):
-        await parts.api_tokens.create(caller, body())
+        await parts.api_tokens.create(caller, body(), HERE)
     assert await listed(parts, caller) == []
     assert await listed(parts, caller, include_ended=True) == ["bot"]
 

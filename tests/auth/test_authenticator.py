@@ -21,7 +21,7 @@ async def bot(parts: Parts, *scopes: Scope, days: int = 90) -> tuple[Principal, 
     """A new account, and an API token of it."""
     caller = await parts.person()
     wish = ApiTokenBody(name="bot", scopes=list(scopes) or [Scope.ALERTS_READ], expires_in_days=days)
-    return caller, (await parts.api_tokens.create(caller, wish)).token
+    return caller, (await parts.api_tokens.create(caller, wish, HERE)).token
 
 
 async def account(parts: Parts, caller: Principal) -> UserDocument:

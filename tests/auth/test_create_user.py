@@ -4,12 +4,16 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from tests.support.administrators import administrator
-from tests.support.people import PASSWORD
+from app.core.maintenance import place_of
+from app.core.settings import Settings
+from tests.support.administrators import administrator, signed_in
+from tests.support.people import PASSWORD, Person
 from tests.support.service import ROOT, ServiceProcess
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -17,10 +21,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def create_user(service: ServiceProcess) -> Run:
-    def run(*arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, password: str = PASSWORD, **settings: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "scripts" / "create_user.py"), *arguments]
         return subprocess.run(
-            command, env=service.env, input=f"{password}\n", capture_output=True, text=True, timeout=30, check=False
+            command,
+            env=service.env | settings,
+            input=f"{password}\n",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
 
     return run
@@ -55,6 +65,75 @@ async def test_it_is_written_down_who_was_given_which_role(service: ServiceProce
     [entry] = [row for row in trail if row["action"] == "auth.sign_up"]
     assert (entry["actor"]["kind"], entry["outcome"]) == ("system", "success")
     assert entry["details"] == {"by": "scripts/create_user.py", "role": "operator"}
+
+
+async def test_an_account_that_is_there_gets_another_role_at_once(
+    create_user: Run, service: ServiceProcess, user: Person
+) -> None:
+    assert (await user.client.get("/api/v1/admin/users")).status_code == 403  # cached with its role now
+
+    made = create_user(user.email.upper(), "--admin", password="nobody asks for it")
+
+    assert made.returncode == 0, made.stderr
+    assert f"{user.email} is there already: its role was user, and is admin now" in made.stdout
+    assert (await user.client.get("/api/v1/admin/users")).status_code == 200, "the same session"
+    again = create_user(user.email, "--admin")
+    assert (again.returncode, "nothing was changed" in again.stdout) == (0, True)
+    refused = create_user(user.email, "--operator", "--name", "Another")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "nothing was changed" in refused.stderr
+    trail = (await user.client.get("/api/v1/audit")).json()
+    mine = (await user.client.get("/api/v1/auth/me")).json()["id"]  # an administrator sees everybody's
+    [entry] = [row for row in trail if row["action"] == "admin.user_update" and row["target"]["id"] == mine]
+    assert entry["actor"]["kind"] == "system"
+    assert entry["details"] == {"by": "scripts/create_user.py", "role": "user → admin"}
+    async with signed_in(service.url, user.email, user.password) as back:  # with the password from before
+        assert (await back.client.get("/api/v1/auth/me")).json()["role"] == "admin"
+
+
+async def test_a_forgotten_password_is_replaced_on_the_machine_even_in_production(
+    create_user: Run, service: ServiceProcess, user: Person, client: httpx.AsyncClient
+) -> None:
+    settings = {"ENVIRONMENT": "production", "SECRET_KEY": secrets.token_hex(32)}
+    wrong = {"email": user.email, "password": "not the password"}
+    assert (await client.post("/api/v1/auth/login", json=wrong)).status_code == 401
+    assert (await user.client.get("/api/v1/auth/me")).status_code == 200
+
+    done = create_user(user.email, "--reset-password", password="another fine passphrase", **settings)
+
+    assert done.returncode == 0, done.stderr
+    assert f"The account {user.email} has a new password; sessions that ended: 1." in done.stdout
+    assert "another fine passphrase" not in done.stdout + done.stderr
+    assert (await user.client.get("/api/v1/auth/me")).status_code == 401
+    old = {"email": user.email, "password": user.password}
+    assert (await client.post("/api/v1/auth/login", json=old)).status_code == 401
+    async with signed_in(service.url, user.email, "another fine passphrase") as back:
+        trail = (await back.client.get("/api/v1/audit")).json()
+    [entry] = [row for row in trail if row["action"] == "auth.password_reset"]
+    assert (entry["actor"]["kind"], entry["outcome"]) == ("system", "success")
+    assert entry["details"] == {"by": "scripts/create_user.py", "sessions_ended": 1}
+
+    bad = create_user(user.email, "--reset-password", password="short", **settings)
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "A password needs at least 10 characters" in bad.stderr
+    nobody = create_user("nobody@example.com", "--reset-password", **settings)
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert "There is no account with the address nobody@example.com here" in nobody.stderr
+
+
+def test_it_says_which_database_it_works_on_and_makes_none_for_a_password(create_user: Run, tmp_path: Path) -> None:
+    wrong = {"DATA_DIR": str(tmp_path / "typo"), "MONGODB_URL": ""}
+    done = create_user("asha@example.com", "--reset-password", **wrong)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"Working on a new embedded database in {tmp_path / 'typo'}." in done.stderr
+    assert "there is no embedded database in" in done.stderr
+    assert not (tmp_path / "typo" / "embedded").exists()
+
+
+def test_a_servers_credentials_are_not_shown() -> None:
+    url = SecretStr("mongodb://arrow:hidden@db1:27017,db2:27017/?replicaSet=rs")
+    settings = Settings.load(secret_key="s" * 40, mongodb_url=url, database_name="desk", _env_file=None)
+    assert place_of(settings) == "the database desk on db1:27017,db2:27017"
 
 
 @pytest.mark.parametrize(

@@ -64,24 +64,28 @@ def another(clock: StandingClock, places: SignInPlaces) -> MakeGuard:
 
 
 @pytest.fixture
-def account() -> str:
-    return str(PydanticObjectId())
+def account() -> PydanticObjectId:
+    return PydanticObjectId()
 
 
-async def fail(guard: SignInGuard, account: str, client: Client = STRANGER, *, purpose: str = "password") -> None:
+async def fail(
+    guard: SignInGuard, account: PydanticObjectId | str, client: Client = STRANGER, *, purpose: str = "password"
+) -> None:
     await guard.failed(await guard.admit(purpose, account, client))
 
 
-async def succeed(guard: SignInGuard, account: str, client: Client = STRANGER) -> None:
+async def succeed(guard: SignInGuard, account: PydanticObjectId | str, client: Client = STRANGER) -> None:
     await guard.succeeded(await guard.admit("password", account, client))
 
 
-async def fail_until_waiting(guard: SignInGuard, account: str, client: Client = STRANGER) -> None:
+async def fail_until_waiting(guard: SignInGuard, account: PydanticObjectId | str, client: Client = STRANGER) -> None:
     for _ in range(5):
         await fail(guard, account, client)
 
 
-async def refusal(guard: SignInGuard, account: str, client: Client = STRANGER, purpose: str = "password") -> float:
+async def refusal(
+    guard: SignInGuard, account: PydanticObjectId | str, client: Client = STRANGER, purpose: str = "password"
+) -> float:
     """The seconds that an attempt is told to wait."""
     with pytest.raises(RateLimitedError) as refused:
         await guard.admit(purpose, account, client)
@@ -89,7 +93,9 @@ async def refusal(guard: SignInGuard, account: str, client: Client = STRANGER, p
     return refused.value.retry_after
 
 
-async def let_through(guard: SignInGuard, times: int, account: str, client: Client = STRANGER) -> list[Attempt]:
+async def let_through(
+    guard: SignInGuard, times: int, account: PydanticObjectId | str, client: Client = STRANGER
+) -> list[Attempt]:
     """The attempts that pass of so many at once."""
     tried = [guard.admit("password", account, client) for _ in range(times)]
     answers = await asyncio.gather(*tried, return_exceptions=True)
@@ -102,7 +108,7 @@ async def let_through(guard: SignInGuard, times: int, account: str, client: Clie
 
 
 async def test_an_account_has_five_attempts_a_minute_right_or_wrong_from_all_strangers_together(
-    another: MakeGuard, account: str
+    another: MakeGuard, account: PydanticObjectId | str
 ) -> None:
     guard, passed = another(), 0
     for number in range(15):
@@ -114,16 +120,16 @@ async def test_an_account_has_five_attempts_a_minute_right_or_wrong_from_all_str
             passed += 1
     assert passed in {5, 6}
     await guard.admit("otp", account, STRANGER)  # each purpose has its own
-    await guard.admit("password", str(PydanticObjectId()), STRANGER)
+    await guard.admit("password", PydanticObjectId(), STRANGER)
 
 
 async def test_a_network_has_twenty_attempts_a_minute_which_do_not_use_up_those_of_others(
-    another: MakeGuard, account: str
+    another: MakeGuard, account: PydanticObjectId | str
 ) -> None:
     guard, passed = another(), 0
     for _ in range(30):
         try:
-            await guard.admit("otp", str(PydanticObjectId()), STRANGER)
+            await guard.admit("otp", PydanticObjectId(), STRANGER)
         except RateLimitedError as error:
             assert error.limit == 20
         else:
@@ -139,17 +145,19 @@ async def test_a_network_has_twenty_attempts_a_minute_which_do_not_use_up_those_
 async def test_addresses_of_one_ipv6_network_are_one(another: MakeGuard) -> None:
     guard = another()
     answers = await asyncio.gather(
-        *(guard.admit("otp", str(PydanticObjectId()), Client(f"2001:db8:1:2::{n:x}")) for n in range(30)),
+        *(guard.admit("otp", PydanticObjectId(), Client(f"2001:db8:1:2::{n:x}")) for n in range(30)),
         return_exceptions=True,
     )
     assert sum(isinstance(answer, RateLimitedError) for answer in answers) >= 8
-    await guard.admit("otp", str(PydanticObjectId()), Client("2001:db8:1:3::1"))
+    await guard.admit("otp", PydanticObjectId(), Client("2001:db8:1:3::1"))
 
 
 # Waits
 
 
-async def test_waits_double_up_to_a_quarter_of_an_hour(another: MakeGuard, clock: StandingClock, account: str) -> None:
+async def test_waits_double_up_to_a_quarter_of_an_hour(
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
+) -> None:
     await fail_until_waiting(another(), account)
     waits = []
     for _ in range(8):
@@ -167,7 +175,7 @@ def test_a_wait_has_its_limit_after_any_number_of_failures() -> None:
 
 
 async def test_a_wait_holds_for_every_attempt_in_every_process_and_says_what_to_do(
-    another: MakeGuard, account: str
+    another: MakeGuard, account: PydanticObjectId | str
 ) -> None:
     guard = another()
     await fail_until_waiting(guard, account)
@@ -177,7 +185,9 @@ async def test_a_wait_holds_for_every_attempt_in_every_process_and_says_what_to_
         await another().admit("password", account, STRANGER)
 
 
-async def test_success_ends_the_counting(another: MakeGuard, clock: StandingClock, account: str) -> None:
+async def test_success_ends_the_counting(
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
+) -> None:
     for _ in range(4):
         await fail(another(), account)
     await succeed(another(), account)
@@ -192,7 +202,7 @@ async def test_success_ends_the_counting(another: MakeGuard, clock: StandingCloc
 
 
 async def test_failures_are_forgotten_after_a_day_without_one(
-    another: MakeGuard, clock: StandingClock, account: str
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
 ) -> None:
     await fail_until_waiting(another(), account)
     clock.move(hours=23)
@@ -204,11 +214,11 @@ async def test_failures_are_forgotten_after_a_day_without_one(
     await another().admit("password", account, STRANGER)
 
 
-async def test_purposes_and_accounts_wait_by_themselves(another: MakeGuard, account: str) -> None:
+async def test_purposes_and_accounts_wait_by_themselves(another: MakeGuard, account: PydanticObjectId | str) -> None:
     await fail_until_waiting(another(), account)
     await another().admit("otp", account, STRANGER)
     await another().admit("second-factor", account, STRANGER)
-    await another().admit("password", str(PydanticObjectId()), STRANGER)
+    await another().admit("password", PydanticObjectId(), STRANGER)
 
 
 async def test_a_stranger_who_never_stops_does_not_delay_the_owner_at_a_familiar_place(
@@ -216,21 +226,21 @@ async def test_a_stranger_who_never_stops_does_not_delay_the_owner_at_a_familiar
 ) -> None:
     owner = PydanticObjectId()
     await places.note(owner, OWNER)
-    await fail_until_waiting(another(), str(owner))
+    await fail_until_waiting(another(), owner)
     for number in range(12):
         for client in (STRANGER, Client(f"203.0.113.{100 + number}")):
-            assert await refusal(another(), str(owner), client) <= LONGEST_WAIT.total_seconds()
-        await succeed(another(), str(owner), OWNER)
+            assert await refusal(another(), owner, client) <= LONGEST_WAIT.total_seconds()
+        await succeed(another(), owner, OWNER)
         clock.move(minutes=15)
-        await fail(another(), str(owner), Client(f"198.51.100.{number}"))
+        await fail(another(), owner, Client(f"198.51.100.{number}"))
     # At a new network the owner waits as the stranger does, a quarter of an hour at most; then it is familiar.
     cafe = Client("198.51.100.200", "Firefox")
-    assert await refusal(another(), str(owner), cafe) == 900
+    assert await refusal(another(), owner, cafe) == 900
     clock.move(minutes=15)
-    await succeed(another(), str(owner), cafe)
+    await succeed(another(), owner, cafe)
     await places.note(owner, cafe)
-    await fail_until_waiting(another(), str(owner))
-    await succeed(another(), str(owner), cafe)
+    await fail_until_waiting(another(), owner)
+    await succeed(another(), owner, cafe)
 
 
 async def test_the_owners_own_mistakes_at_a_familiar_place_wait_too_and_only_there(
@@ -238,9 +248,9 @@ async def test_the_owners_own_mistakes_at_a_familiar_place_wait_too_and_only_the
 ) -> None:
     owner = PydanticObjectId()
     await places.note(owner, OWNER)
-    await fail_until_waiting(another(), str(owner), OWNER)
-    assert await refusal(another(), str(owner), OWNER) == 30
-    await another().admit("password", str(owner), STRANGER)
+    await fail_until_waiting(another(), owner, OWNER)
+    assert await refusal(another(), owner, OWNER) == 30
+    await another().admit("password", owner, STRANGER)
 
 
 # Many at once
@@ -248,7 +258,7 @@ async def test_the_owners_own_mistakes_at_a_familiar_place_wait_too_and_only_the
 
 @pytest.mark.parametrize("clock", [StandingClock(), TickingClock()], ids=["one moment", "different moments"])
 async def test_of_fifty_at_once_none_passes_a_wait_and_one_follows_it(
-    another: MakeGuard, clock: StandingClock, account: str
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
 ) -> None:
     await fail_until_waiting(another(), account)
     for _ in range(2):
@@ -270,14 +280,14 @@ async def test_after_a_networks_wait_one_of_its_strangers_is_let_through_and_all
         await places.note(neighbour, STRANGER)
     await fail_over_accounts(another, 40)
     clock.move(minutes=14)
-    strangers = [let_through(another(), 1, str(PydanticObjectId())) for _ in range(8)]
-    known = [let_through(another(), 1, str(neighbour)) for neighbour in neighbours]
+    strangers = [let_through(another(), 1, PydanticObjectId()) for _ in range(8)]
+    known = [let_through(another(), 1, neighbour) for neighbour in neighbours]
     passed = [len(each) for each in await asyncio.gather(*strangers, *known)]
     assert (sum(passed[:8]), passed[8:]) == (1, [1] * 4)
 
 
 async def test_fifty_at_once_without_a_wait_are_bounded_by_the_limit_and_every_failure_counts(
-    another: MakeGuard, clean: Db, account: str
+    another: MakeGuard, clean: Db, account: PydanticObjectId | str
 ) -> None:
     guard = another()
     attempts = await let_through(guard, 50, account)
@@ -294,20 +304,20 @@ async def test_fifty_at_once_without_a_wait_are_bounded_by_the_limit_and_every_f
 
 async def fail_over_accounts(another: MakeGuard, times: int, client: Client = STRANGER) -> None:
     for _ in range(times):
-        await fail(another(), str(PydanticObjectId()), client)
+        await fail(another(), PydanticObjectId(), client)
 
 
 async def test_one_password_tried_on_many_accounts_makes_the_network_wait(
-    another: MakeGuard, clock: StandingClock, account: str
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
 ) -> None:
     await fail_over_accounts(another, 39)
     await succeed(another(), account)  # an own account excuses nothing
     await fail_over_accounts(another, 1)
     for purpose in ("password", "otp", "second-factor"):
-        assert await refusal(another(), str(PydanticObjectId()), purpose=purpose) == 30
+        assert await refusal(another(), PydanticObjectId(), purpose=purpose) == 30
     await another().admit("password", account, OWNER)
     clock.move(seconds=30)
-    await fail(another(), str(PydanticObjectId()))
+    await fail(another(), PydanticObjectId())
     assert await refusal(another(), account) == 60
 
 
@@ -315,19 +325,19 @@ async def test_who_knows_the_network_does_not_wait_with_it(another: MakeGuard, p
     neighbour = PydanticObjectId()
     await places.note(neighbour, STRANGER)  # behind the same address
     await fail_over_accounts(another, 40)
-    await refusal(another(), str(PydanticObjectId()))
-    await succeed(another(), str(neighbour))
-    await fail(another(), str(neighbour))
-    assert await refusal(another(), str(PydanticObjectId())) == 60, "their failures count as everybody's"
+    await refusal(another(), PydanticObjectId())
+    await succeed(another(), neighbour)
+    await fail(another(), neighbour)
+    assert await refusal(another(), PydanticObjectId()) == 60, "their failures count as everybody's"
 
 
 async def test_a_success_after_a_networks_wait_takes_its_charge_back(
-    another: MakeGuard, clock: StandingClock, account: str
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
 ) -> None:
     await fail_over_accounts(another, 40)
     clock.move(seconds=30)
     await succeed(another(), account)
-    await fail(another(), str(PydanticObjectId()))
+    await fail(another(), PydanticObjectId())
     assert await refusal(another(), account) == 60, "the 41st failure, not the 42nd"
 
 
@@ -337,7 +347,7 @@ async def test_a_networks_waits_double_too_and_none_is_longer_than_it_says(
     await fail_over_accounts(another, 40)
     waits = []
     for _ in range(9):
-        waits.append(await refusal(another(), str(PydanticObjectId())))
+        waits.append(await refusal(another(), PydanticObjectId()))
         clock.move(seconds=waits[-1])
         await fail_over_accounts(another, 1)
     # It forgets a failure in each of the longest waits, and gets a new one after it.
@@ -345,7 +355,7 @@ async def test_a_networks_waits_double_too_and_none_is_longer_than_it_says(
 
 
 async def test_a_network_forgets_a_failure_for_each_quarter_of_an_hour(
-    another: MakeGuard, clock: StandingClock, account: str
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
 ) -> None:
     await fail_over_accounts(another, 40)
     clock.move(minutes=44)
@@ -360,15 +370,54 @@ async def test_a_network_forgets_a_failure_for_each_quarter_of_an_hour(
     assert await refusal(another(), account) == 30
 
 
-async def test_failures_at_once_after_a_pause_all_count(another: MakeGuard, clock: StandingClock, account: str) -> None:
+async def test_failures_at_once_after_a_pause_all_count(
+    another: MakeGuard, clock: StandingClock, account: PydanticObjectId | str
+) -> None:
     await fail_over_accounts(another, 10)
     clock.move(hours=1)
-    attempts = [await another().admit("otp", str(PydanticObjectId()), STRANGER) for _ in range(8)]
+    attempts = [await another().admit("otp", PydanticObjectId(), STRANGER) for _ in range(8)]
     await asyncio.gather(*(another().failed(attempt) for attempt in attempts))
     await fail_over_accounts(another, 25)  # 10 less 4, 8 and 25 more: 39
     await another().admit("password", account, STRANGER)
     await fail_over_accounts(another, 1)
     assert await refusal(another(), account) == 30
+
+
+# Names and ids
+
+
+async def test_a_typed_id_is_a_name_like_any_other(another: MakeGuard, places: SignInPlaces) -> None:
+    """Else anybody could make an owner wait, and skip the strangers' side, by typing the id as a username."""
+    owner = PydanticObjectId()
+    await places.note(owner, OWNER)
+    await fail_until_waiting(another(), str(owner), OWNER)
+    # One side for all: a name knows no network, not even the owner's.
+    for client in (OWNER, STRANGER, Client("198.51.100.3")):
+        assert await refusal(another(), str(owner), client) == 30
+        await another().admit("password", owner, client)
+    await another().forgive(owner)
+    assert await refusal(another(), str(owner)) == 30
+
+
+async def test_who_is_forgiven_need_not_wait_anywhere(another: MakeGuard, places: SignInPlaces, clean: Db) -> None:
+    owner, other = PydanticObjectId(), PydanticObjectId()
+    await places.note(owner, OWNER)
+    for purpose in ("password", "otp", "second-factor"):
+        for client in (OWNER, STRANGER):
+            for _ in range(5):
+                await fail(another(), owner, client, purpose=purpose)
+            await refusal(another(), owner, client, purpose)
+    await fail_until_waiting(another(), other)
+    await another().forgive(owner)
+    for purpose in ("password", "otp", "second-factor"):
+        for client in (OWNER, STRANGER):
+            await another().admit(purpose, owner, client)
+    assert await refusal(another(), other) == 30
+    left = [row["_id"] for row in await clean.sign_in_guards.find({}).to_list()]
+    assert sorted(key.partition(":")[0] for key in left) == ["network", "network", "password"]
+    await another().forgive(owner, OWNER.address, STRANGER.address)
+    left = [row["_id"] for row in await clean.sign_in_guards.find({}).to_list()]
+    assert [key.partition(":")[0] for key in left] == ["password"]
 
 
 # What it tells
@@ -380,7 +429,7 @@ async def test_unknown_accounts_are_asked_for_and_counted_as_known(another: Make
     reads = ["find sign_in_places", "find sign_in_guards", "find sign_in_guards"]
     counts = ["update sign_in_guards", "update sign_in_guards"]
     waits = []
-    for name in (str(owner), "nobody@example.com", "nobody"):
+    for name in (owner, "nobody@example.com", "nobody", str(PydanticObjectId())):
         for expected in [reads + counts] * 5 + [reads]:
             with LOG.kept() as asked:
                 try:
@@ -388,7 +437,7 @@ async def test_unknown_accounts_are_asked_for_and_counted_as_known(another: Make
                 except RateLimitedError as error:
                     waits.append(error.retry_after)
             assert asked == expected
-    assert waits == [30, 30, 30]
+    assert waits == [30, 30, 30, 30]
 
 
 async def test_what_people_type_as_their_name_is_not_stored(another: MakeGuard, clean: Db) -> None:
@@ -398,7 +447,7 @@ async def test_what_people_type_as_their_name_is_not_stored(another: MakeGuard, 
     assert "my-password" not in str(rows)
 
 
-async def test_a_sign_in_without_failures_writes_nothing(another: MakeGuard, account: str) -> None:
+async def test_a_sign_in_without_failures_writes_nothing(another: MakeGuard, account: PydanticObjectId | str) -> None:
     with LOG.kept() as asked:
         await succeed(another(), account)
     assert asked == ["find sign_in_places", "find sign_in_guards", "find sign_in_guards"]

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator
 
 import httpx
+import pytest
 import pytest_asyncio
 from beanie import PydanticObjectId, init_beanie
 
@@ -85,7 +86,7 @@ async def strict(service: ServiceProcess) -> AsyncIterator[Settings]:
         yield settings
 
 
-async def refuses(settings: Settings, account: str) -> bool:
+async def refuses(settings: Settings, account: PydanticObjectId) -> bool:
     """Whether who signs in to `account` has to wait after failures, all else (as after a restart) forgotten."""
     try:
         await guard(settings).admit("password", account, HERE)
@@ -109,8 +110,8 @@ async def test_everything_that_was_in_the_way_is_gone(
     assert (await client.get("/api/v1/auth/me", headers=bot)).status_code == 200
     now = SystemClock().now()
     await SecondFactorDocument(id=account, secret="sealed", created_at=now, confirmed_at=now).insert()
-    someone_else = str(PydanticObjectId())
-    for tried in (str(account), someone_else):
+    someone_else = PydanticObjectId()
+    for tried in (account, someone_else):
         trier = guard(strict)
         for _ in range(strict.auth_rate_limit_per_minute):
             await trier.failed(await trier.admit("password", tried, HERE))
@@ -118,14 +119,18 @@ async def test_everything_that_was_in_the_way_is_gone(
     change = {"$set": {"is_active": False, "role": "operator"}}
     await UserDocument.get_pymongo_collection().update_one({"_id": account}, change)
 
-    done = await run(service.env, user.email.upper())
+    refused = await run(service.env, user.email)
+    done = await run(service.env, user.email.upper(), "--yes")
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "has the role operator" in refused.stderr, "it may be somebody's own account"
 
     assert done.returncode == 0, done.stderr
     async with signed_in(service.url, user.email, password_in(done)) as back:
         me = (await back.client.get("/api/v1/auth/me")).json()
         trail = (await back.client.get("/api/v1/audit")).json()
     assert (me["id"], me["role"], me["is_active"]) == (str(account), "operator", True)
-    assert not await refuses(strict, str(account))
+    assert not await refuses(strict, account)
     assert await refuses(strict, someone_else)
     assert (await client.get("/api/v1/auth/me", headers=bot)).status_code == 401
     [entry] = [row for row in trail if row["action"] == "admin.user_update"]
@@ -139,13 +144,24 @@ async def test_what_the_api_would_refuse_is_refused(service: ServiceProcess):
     assert done.stderr.startswith("password: A password needs at least 10 characters")
 
 
-async def test_there_are_no_test_accounts_in_production(service: ServiceProcess, client: httpx.AsyncClient):
-    production = {"ENVIRONMENT": "production", "SECRET_KEY": secrets.token_hex(32)}
+@pytest.mark.parametrize("environment", ["production", "staging"])
+async def test_there_are_no_test_accounts_where_people_work(
+    service: ServiceProcess, client: httpx.AsyncClient, environment: str
+):
+    real = {"ENVIRONMENT": environment, "SECRET_KEY": secrets.token_hex(32)}
     email = f"test-{secrets.token_hex(4)}@example.com"
 
-    done = await run(service.env | production, email, "--password", typed="a long enough passphrase\n")
+    done = await run(service.env | real, email, "--password", typed="a long enough passphrase\n")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("There are no test accounts in production")
+    assert done.stderr.startswith(f"There are no test accounts in {environment}")
     login = {"email": email, "password": "a long enough passphrase"}
     assert (await client.post("/api/v1/auth/login", json=login)).status_code == 401
+
+
+async def test_it_says_where_it_works_and_where_the_service_listens(service: ServiceProcess):
+    email = f"test-{secrets.token_hex(4)}@example.com"
+    done = await run(service.env | {"PORT": "8123"}, email)
+    assert "curl -s http://127.0.0.1:8123/api/v1/auth/login" in done.stdout
+    if service.embedded:
+        assert f"Working on the embedded database in {service.data_dir}." in done.stderr

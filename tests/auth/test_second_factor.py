@@ -12,6 +12,7 @@ import pytest
 import segno
 from beanie import PydanticObjectId
 from pymongo.asynchronous.database import AsyncDatabase
+from structlog.testing import capture_logs
 
 from app.auth.factor_codes import matching_step, new_recovery_codes, otpauth_uri, qr_svg, recovery_form, totp_form
 from app.auth.guard import Attempt, SignInGuard
@@ -22,6 +23,7 @@ from app.auth.schemas.second_factor import RecoveryCodes
 from app.auth.second_factor import ENROLMENT_LIFETIME
 from app.auth.sessions import Client
 from app.core.audit import ActorKind, Outcome
+from app.core.encryption import UndecryptableError, Vault
 from app.core.encryption_keys import new_key
 from app.core.errors import ConflictError, InvalidInputError, RateLimitedError, UnavailableError
 from app.core.rate_limit import RateLimiter
@@ -244,7 +246,7 @@ async def test_a_secret_that_was_replaced_meanwhile_is_not_confirmed(kit: Kit, p
     seconds: list[App] = []
 
     class Slow(SignInGuard):
-        async def admit(self, purpose: str, account: str, client: Client) -> Attempt:
+        async def admit(self, purpose: str, account: PydanticObjectId | str, client: Client) -> Attempt:
             if purpose == "second-factor" and not seconds:
                 seconds.append(await person.begin())
             return await super().admit(purpose, account, client)
@@ -461,12 +463,92 @@ async def test_passwords_are_guessed_here_as_slowly_as_at_the_sign_in(
             await kit.factors.begin(person.caller, "not the password", HERE)
 
     with pytest.raises(RateLimitedError):
-        await kit.guard.admit("password", str(person.id), HERE)  # what the sign-in asks
+        await kit.guard.admit("password", person.id, HERE)  # what the sign-in asks
     with pytest.raises(RateLimitedError):
         await person.begin()
 
 
 # --- keys ---
+
+
+def opens(keys: list[str], row: dict[str, Any]) -> bool:
+    """Whether these ENCRYPTION_KEYS open what is stored."""
+    try:
+        Vault(keys).decrypt(row["secret"], context=f"totp:{row['_id']}")
+    except UndecryptableError:
+        return False
+    return True
+
+
+async def test_a_code_moves_its_secret_to_the_newest_key(kit: Kit, person: Person) -> None:
+    app = await person.enrol()
+    old, new = kit.keys, [new_key()]
+    assert await kit.with_keys(*new, *old).check(person.id, app.code()) == "totp"
+
+    assert not opens(old, await stored(person) or {})
+    kit.clock.move(seconds=30)
+    assert await kit.with_keys(*new).check(person.id, app.code()) == "totp", "the old key is gone"
+    assert await kit.with_keys(*new).check(person.id, app.code()) is None, "and no code works twice"
+
+
+async def test_of_one_code_many_times_at_once_one_is_taken_while_keys_change(kit: Kit, person: Person) -> None:
+    app = await person.enrol()
+    rotating = kit.with_keys(new_key(), *kit.keys)
+    *ends, _ = await asyncio.gather(*(rotating.check(person.id, app.code()) for _ in range(8)), rotating.reseal_all())
+    assert sorted(map(str, ends)) == ["None"] * 7 + ["totp"]
+
+
+async def test_an_enrolment_that_spans_a_change_of_keys_ends_under_the_newest(kit: Kit, person: Person) -> None:
+    app = await person.begin()
+    new = [new_key()]
+    await kit.with_keys(*new, *kit.keys).reseal_all()
+    assert opens(kit.keys, await stored(person) or {}), "nothing is confirmed yet"
+    await kit.with_keys(*new, *kit.keys).confirm(person.caller, app.code(), HERE)
+    assert opens(new, await stored(person) or {})
+
+
+async def test_all_secrets_are_sealed_anew_after_a_change_of_keys(
+    kit: Kit, auth_db: AsyncDatabase[dict[str, Any]]
+) -> None:
+    await auth_db.second_factors.delete_many({})
+    people = [await kit.person() for _ in range(5)]
+    apps = [await person.enrol() for person in people]
+    lost = await kit.person()
+    await lost.enrol()
+    sealed = Vault([new_key()]).encrypt("x", context="x")
+    await auth_db.second_factors.update_one({"_id": lost.id}, {"$set": {"secret": sealed}})
+    waiting = await kit.person()
+    await waiting.begin()
+    new = [new_key()]
+    rotating = kit.with_keys(*new, *kit.keys)
+
+    with capture_logs() as first:
+        await rotating.reseal_all()
+    told = {entry["event"]: entry.get("secrets") for entry in first}
+    assert told == {
+        "TOTP secrets that none of the ENCRYPTION_KEYS opens": 1,
+        "TOTP secrets sealed with the newest of ENCRYPTION_KEYS": 5,
+    }, "one waits to be confirmed, so the old key is still needed"
+    rows = [await stored(person) or {} for person in people]
+    assert [opens(new, row) for row in rows] == [True] * 5
+
+    kit.clock.move(minutes=31)
+    ends = []
+    for _ in range(2):
+        with capture_logs() as later:
+            await rotating.reseal_all()
+        ends.append([entry["event"] for entry in later if entry["log_level"] == "info"])
+    assert ends == [["no TOTP secret needs any but the newest of ENCRYPTION_KEYS"], []]
+    assert [await stored(person) for person in people] == rows
+    for person, app in zip(people, apps, strict=True):
+        assert await kit.with_keys(*new).check(person.id, app.code()) == "totp"
+
+
+async def test_without_keys_there_is_nothing_to_seal(kit: Kit, person: Person) -> None:
+    await person.enrol()
+    before = await stored(person)
+    await kit.with_keys().reseal_all()
+    assert await stored(person) == before
 
 
 async def test_keys_rotate_under_a_second_factor(kit: Kit, person: Person) -> None:

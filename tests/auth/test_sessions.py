@@ -14,7 +14,7 @@ from app.auth.authenticator import CACHE_SECONDS, SessionAuthenticator
 from app.auth.sessions import Client
 from app.auth.tokens import AccessTokens
 from app.core.bus import Bus, NullTransport
-from app.core.errors import ConflictError, UnauthorizedError
+from app.core.errors import ConflictError, SessionEndedError, UnauthorizedError
 from app.core.events import PeersChanged
 from app.core.security import Role
 
@@ -191,7 +191,7 @@ async def test_a_read_that_runs_while_a_session_ends_does_not_bring_it_back(part
 
         reads = [outcome(parts.authenticator.authenticate(pair.access_token)) for _ in range(4)]
         await asyncio.gather(end(session_id), *reads)
-        assert await outcome(parts.authenticator.authenticate(pair.access_token)) is UnauthorizedError
+        assert await outcome(parts.authenticator.authenticate(pair.access_token)) is SessionEndedError
 
 
 async def test_a_token_for_anothers_session_is_refused(parts: Any) -> None:

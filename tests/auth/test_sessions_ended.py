@@ -6,16 +6,18 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
+import bcrypt
 import pytest
 from bson import ObjectId
 
 from app.auth.devices import device_name
-from app.auth.sessions import AT_ONCE, Client
+from app.auth.sessions import AT_ONCE, MAX_LIVE, REFRESHES_PER_MINUTE, Client
+from app.auth.tokens import digest_of
 from app.core.audit import ActorKind, Outcome
-from app.core.errors import NotFoundError, UnauthorizedError
+from app.core.errors import NotFoundError, RateLimitedError, UnauthorizedError
 from app.core.events import SessionRevoked
 from app.core.pagination import PageRequest
-from tests.auth.conftest import HERE, Parts
+from tests.auth.conftest import HERE, PASSWORD, Parts, Queries
 
 ALL = PageRequest(50)
 
@@ -97,8 +99,7 @@ async def test_ending_one_leaves_the_others(parts: Parts) -> None:
     with pytest.raises(UnauthorizedError):
         await parts.sessions.refresh(other.refresh_token, HERE)
     await parts.sessions.end_one(caller, theirs)
-    (act, again) = parts.trail.acts
-    assert act == again
+    (act,) = parts.trail.acts  # nothing was ended the second time
     assert (act.action, act.account_id, act.outcome) == ("session.end", user.id, Outcome.SUCCESS)
     assert (act.actor.kind, act.actor.credential_id) == (ActorKind.SESSION, caller.session_id)
     assert act.target == ("session", str(theirs))
@@ -134,6 +135,119 @@ async def test_ending_all(parts: Parts, keep_current: bool) -> None:
     # Nothing keeps one from signing in again.
     again = await parts.accounts.get(user.id)
     await parts.authenticator.authenticate((await parts.sessions.open(again, HERE)).access_token)
+
+
+async def test_the_write_of_a_new_password_ends_every_session_by_itself(parts: Parts) -> None:
+    """Whatever happens to the service after it."""
+    user, first = await parts.session()
+    second = await parts.sessions.open(user, HERE)
+    third = await parts.sessions.open(user, HERE)
+
+    await parts.accounts.replace_password(user, "$argon2id$another")
+
+    assert await dead(parts, first.access_token, second.access_token) == [True, True]
+    with pytest.raises(UnauthorizedError):
+        await parts.sessions.refresh(third.refresh_token, HERE)
+    with pytest.raises(UnauthorizedError):
+        await parts.sessions.open(user, HERE)  # as it was read before
+    after = await parts.accounts.get(user.id)
+    assert after is not None
+    fresh = await parts.sessions.open(after, HERE)
+    caller = await parts.authenticator.authenticate(fresh.access_token)
+    assert [session.current for session in (await parts.sessions.mine(caller, ALL)).rows] == [True]
+
+
+async def test_what_follows_the_write_ends_what_it_ended_and_no_more(parts: Parts) -> None:
+    told: list[SessionRevoked] = []
+    user, first = await parts.session()
+    assert await dead(parts, first.access_token) == [False]  # and in the cache
+    await parts.accounts.replace_password(user, "$argon2id$another")
+    after = await parts.accounts.get(user.id)
+    assert after is not None
+    fresh = await parts.sessions.open(after, HERE)  # somebody is quick
+    parts.bus.subscribe(SessionRevoked, told.append)
+
+    assert await parts.sessions.end_outdated(user.id, "the password was changed") == 1
+    assert await parts.sessions.end_outdated(user.id, "the password was changed") == 0
+
+    assert await dead(parts, first.access_token, fresh.access_token) == [True, False]
+    assert len(told) == 1
+    assert await parts.db.sessions.count_documents({"user_id": user.id, "live": True}) == 1
+
+
+async def test_a_better_hash_of_the_same_password_ends_nothing(parts: Parts) -> None:
+    user, pair = await parts.session()
+    old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    await parts.db.users.update_one({"_id": user.id}, {"$set": {"hashed_password": old}})
+    assert await parts.accounts.verify(await parts.accounts.get(user.id), PASSWORD)
+    row = await parts.accounts.get(user.id)
+    assert row is not None
+    assert row.hashed_password.startswith("$argon2id$")
+    await parts.sessions.refresh(pair.refresh_token, HERE)
+
+
+async def test_the_session_that_was_kept_lives_until_the_next_end(parts: Parts) -> None:
+    user, kept = await parts.session()
+    caller = await parts.authenticator.authenticate(kept.access_token)
+    for _ in range(2):  # spared twice, by itself
+        await parts.sessions.end_all(caller, keep_current=True)
+        kept = await parts.sessions.refresh(kept.refresh_token, HERE)
+        assert [session.current for session in (await parts.sessions.mine(caller, ALL)).rows] == [True]
+    again = await parts.accounts.get(user.id)
+    assert again is not None
+    other = await parts.sessions.open(again, HERE)
+    await parts.sessions.end_all(await parts.authenticator.authenticate(other.access_token), keep_current=True)
+    assert await dead(parts, kept.access_token, other.access_token) == [True, False]
+    with pytest.raises(UnauthorizedError):
+        await parts.sessions.refresh(kept.refresh_token, HERE)
+    await parts.accounts.replace_password(again, "$argon2id$another")
+    with pytest.raises(UnauthorizedError):
+        await parts.sessions.refresh(other.refresh_token, HERE)
+
+
+async def test_one_session_too_many_ends_the_oldest(parts: Parts) -> None:
+    user, first = await parts.session()
+    row = await parts.db.sessions.find_one({"user_id": user.id})
+    later = [{**row, "_id": ObjectId(), "seq": row["seq"] + n} for n in range(1, MAX_LIVE)]
+    await parts.db.sessions.insert_many(later)
+    assert await dead(parts, first.access_token) == [False]
+
+    newest = await parts.sessions.open(user, HERE)
+
+    assert await dead(parts, first.access_token, newest.access_token) == [True, False]
+    live = await parts.db.sessions.find({"user_id": user.id, "live": True}).to_list()
+    assert len(live) == MAX_LIVE
+    assert {row["_id"] for row in later} < {row["_id"] for row in live}
+
+
+async def test_refreshing_is_limited_and_a_returned_token_is_noticed_all_the_same(parts: Parts) -> None:
+    user, pair = await parts.session()
+    other = await parts.sessions.open(user, HERE)
+    first = pair
+    for _ in range(REFRESHES_PER_MINUTE):
+        pair = await parts.sessions.refresh(pair.refresh_token, HERE)
+    with pytest.raises(RateLimitedError):
+        for _ in range(3):  # one more may pass where the minute turns
+            pair = await parts.sessions.refresh(pair.refresh_token, HERE)
+    assert await dead(parts, pair.access_token) == [False]
+    assert parts.trail.acts == []  # what was refused was not spent
+    await parts.sessions.refresh(other.refresh_token, HERE)
+
+    with pytest.raises(UnauthorizedError):
+        await parts.sessions.refresh(first.refresh_token, HERE)
+
+    assert await dead(parts, pair.access_token) == [True]
+    assert [act.action for act in parts.trail.acts] == ["auth.refresh_reuse"]
+
+
+async def test_a_refresh_token_is_spent_last(parts: Parts, queries: Queries) -> None:
+    """Nothing may fail after it: the client would come again with a spent token, which looks like theft."""
+    _, pair = await parts.session()
+    queries.writes.clear()
+    await parts.sessions.refresh(pair.refresh_token, HERE)
+    assert queries.writes == ["refresh_tokens", "sessions", "refresh_tokens"]
+    spent = await parts.db.refresh_tokens.find_one({"digest": digest_of(pair.refresh_token)})
+    assert spent["spent"] is True
 
 
 async def test_many_sessions_end_in_batches(parts: Parts) -> None:
@@ -251,6 +365,7 @@ async def test_a_sign_out_says_whose_session_it_was(parts: Parts) -> None:
     user, pair = await parts.session()
     session_id = (await parts.authenticator.authenticate(pair.access_token)).session_id
     assert await parts.sessions.end(pair.refresh_token) == (user.id, session_id)
+    assert await parts.sessions.end(pair.refresh_token) is None
 
 
 CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0"

@@ -348,12 +348,13 @@ def test_what_is_doubtful_is_said(monkeypatch: pytest.MonkeyPatch):
         assert PASSWORD not in str(lines)
         return " ".join(line.split()[0] for line in lines)
 
-    whole = PRODUCTION | {"encryption_keys": VAULT_KEY, "smtp_host": "smtp.example.com", "mail_from": "a@example.com"}
+    mail = {"smtp_host": "smtp.example.com", "mail_from": "a@example.com"}
+    whole = PRODUCTION | mail | {"mongodb_url": "mongodb://h", "encryption_keys": VAULT_KEY}
     clear = {"smtp_username": "arrow", "smtp_password": PASSWORD, "smtp_tls": "none"}
 
     assert doubts() == doubts(**whole) == doubts(**whole | clear | {"smtp_host": "localhost"}) == ""
     assert doubts(secret_key="short") == "SECRET_KEY"
-    assert doubts(**PRODUCTION) == "ENCRYPTION_KEYS SMTP_HOST"
+    assert doubts(**PRODUCTION) == "ENCRYPTION_KEYS AUDIT_RETENTION_DAYS SMTP_HOST"
     assert doubts(**whole, **clear) == "SMTP_TLS"
     assert doubts(smtp_host="smtp.example.com") == "MAIL_FROM"
 

@@ -37,6 +37,16 @@ async def until(condition: Callable[[], Awaitable[object]], seconds: float = PAT
         await asyncio.sleep(0.01)
 
 
+async def no_row(db: Db, **wanted: str) -> bool:
+    """Whether the outbox has no row with these values."""
+    return await db["outbox"].find_one(wanted) is None
+
+
+async def nothing(_: MailRequest) -> Letter | None:
+    """Composes as for an address without an account."""
+    return None
+
+
 def mail_settings(folder: Path, server: SmtpServer | None, **values: Any) -> Settings:
     """Settings for mails through `server`, which offers no TLS unless `values` say so."""
     if server is not None:

@@ -13,7 +13,7 @@ from app.core.errors import UnavailableError
 from app.core.mail import Letter, MailRequest
 from app.mail.models import MailState
 from app.mail.outbox import Timings
-from tests.mail.conftest import QUICK, MakePost, until
+from tests.mail.conftest import QUICK, MakePost, no_row, nothing, until
 from tests.support.mongodb import Db
 from tests.support.smtp_server import SmtpServer
 
@@ -131,19 +131,35 @@ async def test_a_new_request_does_not_wait_for_what_its_predecessor_was_put_off_
     assert "last_error" not in row
 
 
-async def test_a_composer_may_find_that_there_is_nothing_to_send(make_post: MakePost, server: SmtpServer):
+async def test_a_request_that_there_is_nothing_to_send_for_leaves_nothing_behind(
+    make_post: MakePost, server: SmtpServer
+):
     post = make_post(server, run=False)
+    post.outbox.add_composer("stale", nothing)
+    await post.ask("stranger@example.com", kind="stale", key="stranger@example.com")
+    post.start()
+    await until(lambda: no_row(post.db))
+    assert not server.mails
 
-    async def nothing(_: MailRequest) -> Letter | None:
+
+async def test_a_request_that_comes_while_there_is_nothing_to_send_for_its_predecessor_stays(
+    make_post: MakePost, server: SmtpServer
+):
+    post = make_post(server, run=False)
+    calls: list[str] = []
+
+    async def later(request: MailRequest) -> Letter | None:
+        calls.append(request.to)
+        if len(calls) > 1:
+            return await post.compose(request)
+        await post.ask("asha@example.com", kind="later", key="asha@example.com")
         return None
 
-    post.outbox.add_composer("stale", nothing)
-    await post.ask("stranger@example.com", kind="stale")
+    post.outbox.add_composer("later", later)
+    await post.ask("asha@example.com", kind="later", key="asha@example.com")
     post.start()
-    row = await post.settled("stranger@example.com", "sent")
-    assert "last_error" not in row
-    assert not server.mails
-    assert (await post.outbox.health())["sent"] == 0
+    await server.wait_for("asha@example.com")
+    assert len(calls) == 2
 
 
 async def test_a_composer_that_fails_or_hangs_blocks_nobody_and_is_tried_again(make_post: MakePost, server: SmtpServer):
@@ -321,52 +337,6 @@ async def test_without_a_mail_server_production_refuses(make_post: MakePost):
         assert (health["status"], health["transport"]) == ("off", None)
         assert post.task is not None
         await asyncio.wait_for(post.task, 5)  # there is nothing to run
-
-
-async def test_health_tells_how_the_outbox_is(make_post: MakePost, server: SmtpServer):
-    post = make_post(server, run=False, timings=Timings(look=0.1, first_backoff=0.05, last_backoff=0.1, overdue=0.3))
-    fresh = await post.outbox.health()
-    assert fresh == {
-        "status": "ok",
-        "transport": "smtp",
-        "sending": False,
-        "waiting": 0,
-        "oldest_seconds": None,
-        "sent": 0,
-        "failed": 0,
-        "last_error": None,
-    }
-    await post.ask("asha@example.com")
-
-    async def overdue() -> bool:
-        return (await post.outbox.health())["status"] == "degraded"
-
-    await until(overdue)  # nobody sends
-    health = await post.outbox.health()
-    assert health["waiting"] == 1
-    assert 0.3 < health["oldest_seconds"] < 5
-    server.stop()
-    post.start()
-
-    async def refused() -> bool:
-        return (await post.outbox.health())["last_error"] == "connection refused"
-
-    await until(refused)
-    assert (await post.outbox.health())["status"] == "degraded"
-    server.start()
-    await server.wait_for("asha@example.com")
-
-    async def well() -> bool:
-        health = await post.outbox.health()
-        return [health[name] for name in ("status", "waiting", "sent", "last_error")] == ["ok", 0, 1, None]
-
-    await until(well)
-
-
-async def test_health_does_not_fail_with_the_database(make_post: MakePost, server: SmtpServer, db: Db):
-    post = make_post(server, run=False)
-    await db.client.close()
-    assert (await post.outbox.health())["status"] == "degraded"
 
 
 async def test_the_console_stands_in_for_a_mail_server_in_development(

@@ -35,12 +35,21 @@ LETTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "token_reuse": ({"when": WHEN, "address": "2001:db8::7", "device": DEVICE}, [AT, "2001:db8::7", DEVICE]),
     "password_changed": (
-        {"when": WHEN, "address": "203.0.113.9", "api_tokens": 3},
-        [AT, "203.0.113.9", "3 API tokens"],
+        {"when": WHEN, "address": "203.0.113.9", "api_tokens": 3, "api_tokens_ended": 2},
+        [AT, "203.0.113.9", "3 API tokens of yours still work", "2 API tokens were ended, too"],
     ),
     "second_factor_changed": (
         {"when": WHEN, "address": "203.0.113.9", "enabled": True},
         [AT, "203.0.113.9", "turned on"],
+    ),
+    "api_token_created": (
+        {
+            "when": WHEN,
+            "address": "203.0.113.9",
+            "token_name": "Dashboard in the hall",
+            "scopes": ["account:read", "strategies:read", "strategies:write", "alerts:read", "alerts:write"],
+        },
+        [AT, "203.0.113.9", "Dashboard in the hall", "account:read, strategies:read, strategies:write, alerts:read"],
     ),
 }
 """By template: the values of one letter, and what a reader has to find in either part."""
@@ -192,11 +201,25 @@ def test_links_in_devices_are_dropped_and_long_ones_cut():
     assert "Device:   unknown" in render("new_sign_in", device=None).text
 
 
+@pytest.mark.parametrize("name", [None, "", "see evil.example", "//evil", "call 0123456", "x" * 61])
+def test_a_name_of_a_token_that_is_more_than_a_name_is_left_out(name: str | None):
+    letter = render("api_token_created", token_name=name)
+    for part in (letter.text, letter.html):
+        assert "Name" not in part
+        assert not name or name not in part
+        assert "account:read" in part
+
+
+def test_a_way_of_signing_in_that_is_not_known_is_not_repeated():
+    assert "With:     password and another way\n" in render("new_sign_in", method="password+win a prize").text
+
+
 def test_numbers_and_states_are_worded():
     assert "within 1 hour:" in " ".join(render("verify_email", hours=1).text.split())
     assert "1 minute after" in render("otp", minutes=1).text
     assert "One API token of yours still works" in render("password_changed", api_tokens=1).text
-    assert "API token" not in render("password_changed", api_tokens=0).text
+    assert "An API token was ended, too" in render("password_changed", api_tokens_ended=1).text
+    assert "API token" not in render("password_changed", api_tokens=0, api_tokens_ended=0).text
     off = render("second_factor_changed", enabled=False)
     assert off.subject == "Two-step sign-in was turned off for your Arrow account"
     assert "turned off" in off.text

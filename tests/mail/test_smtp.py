@@ -157,9 +157,10 @@ async def test_hosts_that_are_not_there(tmp_path: Path, server: SmtpServer):
     [
         ("450 4.2.1 Busy", DeferredError, "recipient refused (450 4.2.1)"),
         ("550 No", RefusedError, "recipient refused (550)"),
-        ("421 4.3.2 Going down", ServerError, "recipient refused (421 4.3.2)"),
-        ("530 5.7.0 Who are you?", ServerError, "recipient refused (530 5.7.0)"),
-        ("200 Odd", ServerError, "recipient refused (200)"),
+        ("421 4.3.2 Going down", DeferredError, "recipient refused (421 4.3.2)"),
+        ("454 4.7.0 Not now", DeferredError, "recipient refused (454 4.7.0)"),
+        ("530 5.7.0 Who are you?", DeferredError, "recipient refused (530 5.7.0)"),
+        ("200 Odd", DeferredError, "recipient refused (200)"),
     ],
 )
 async def test_replies_are_understood(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyotp
 import pytest
@@ -87,15 +88,24 @@ class Stranger(http.server.BaseHTTPRequestHandler):
         """Quietly."""
 
 
-@pytest.fixture
-def stranger() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+@contextmanager
+def running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A web server of this kind; its URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    with running(Stranger) as url:
+        yield url
 
 
 def test_something_else_at_the_address_is_recognised(stranger: str):
@@ -103,6 +113,44 @@ def test_something_else_at_the_address_is_recognised(stranger: str):
 
     assert (done.returncode, results(done)) == (1, {"root": "FAILED"})
     assert "is this Arrow?" in done.stdout
+
+
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """Passes itself off as Arrow, and sends whoever posts something on to another server with it."""
+
+    posted: list[bytes]
+    target: str
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"name": "Arrow", "version": "1", "environment": "test"}')
+
+    def do_POST(self) -> None:
+        self.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(307)
+        self.send_header("Location", self.target)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Quietly."""
+
+
+def test_a_password_goes_nowhere_else():
+    caught: list[bytes] = []
+    thief_handler = type("Thief", (Elsewhere,), {"posted": caught, "target": "/again"})
+    with running(thief_handler) as thief:
+        asked: list[bytes] = []
+        handler = type("Redirecting", (Elsewhere,), {"posted": asked, "target": f"{thief}/api/v1/auth/login"})
+        with running(handler) as url:
+            done = check("--url", url, "--email", "asha@example.com", password="a secret of mine")
+
+    assert done.returncode == 1
+    assert results(done)["sign in"] == "FAILED"
+    assert f"a redirect to {thief}/api/v1/auth/login" in done.stdout
+    assert len(asked) == 1
+    assert caught == []
 
 
 def test_an_address_that_is_none_is_refused():

@@ -26,7 +26,7 @@ from app.core.outbox import Bounds, Channel
 from app.core.security import ALL_SCOPES, Principal, Role, Scope
 from app.stream.conversation import Limits
 from app.stream.router import router
-from app.stream.service import StreamService
+from app.stream.service import RECHECK_SECONDS, StreamService
 from app.stream.wire import TransportMiddleware
 
 T = TypeVar("T")
@@ -96,7 +96,13 @@ class Stored:
 class Server:
     """uvicorn on a free port, in a thread with an event loop of its own."""
 
-    def __init__(self, limits: Limits | None = None, bounds: Bounds | None = None, loop: Any = "auto") -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        bounds: Bounds | None = None,
+        loop: Any = "auto",
+        recheck_seconds: float = RECHECK_SECONDS,
+    ) -> None:
         self.accounts, self.stored, self.connected = Accounts(), Stored(), True
         clock = SystemClock()
         self.hub = Hub(clock, bounds=bounds)
@@ -107,6 +113,7 @@ class Server:
             clock=clock,
             limits=limits,
             connected=lambda: self.connected,
+            recheck_seconds=recheck_seconds,
         )
         app = FastAPI()
         registry = app.state.registry = Registry()

@@ -208,6 +208,27 @@ async def test_sessions_are_asked_after_when_revocations_may_have_been_missed(au
         watching.cancel()
 
 
+async def test_every_signed_in_session_is_asked_after_again_and_again_whatever_is_heard() -> None:
+    with Server(recheck_seconds=0.3) as server:
+        await _asked_after_again_and_again(server)
+
+
+async def _asked_after_again_and_again(server: Server) -> None:
+    async with server.connect() as one, server.connect() as other, server.connect() as public:
+        gone, kept = await signed_in(server, one), await signed_in(server, other)
+        await public.subscribe("ticks")
+        # Nobody says anything of it: no news, and no lost link.
+        del server.accounts.principals[gone]
+        watching = asyncio.run_coroutine_threadsafe(server.service.run(), server.loop)  # type: ignore[arg-type]
+        assert (await one.receive())["code"] == "session_ended"
+        assert await server.publish("alerts", {}, owner=server.accounts.user_id(kept)) == 1
+        assert (await other.receive())["channel"] == "alerts"
+        del server.accounts.principals[kept]
+        assert (await other.receive())["code"] == "session_ended", "in the next round"
+        await public.nothing_more()
+        watching.cancel()
+
+
 async def test_a_session_survives_a_check_that_cannot_be_made(auth_server: Server) -> None:
     server = auth_server
     async with server.connect() as client:

@@ -224,6 +224,42 @@ async def test_a_sign_in_begun_before_a_reset_does_not_succeed_after_it(smtp: Sm
     assert (await asha.client.get(f"{V1}/me")).status_code == 401  # every session ended
 
 
+async def test_whoever_waits_in_anothers_account_is_out_when_the_owner_comes(mailing: ServiceProcess, smtp: SmtpServer):
+    """Somebody signs up with an address that is not theirs, plants what they can, and waits for its owner's proof."""
+    email = f"owner-{time.monotonic_ns()}@example.com"
+    thief = await sign_up(mailing.url, email, address="198.51.77.1")
+    key = await thief.bind()
+    made = await thief.client.post(f"{V1}/tokens", json={"name": "waits", "scopes": ["account:read"]})
+    enrolment = (await thief.client.post(f"{V1}/2fa/enroll", json={"password": PASSWORD})).json()
+    totp = pyotp.TOTP(enrolment["secret"])
+    assert (await thief.client.post(f"{V1}/2fa/confirm", json={"code": totp.now()})).is_success
+    assert (await thief.client.post(f"/data/{key}", json=alert())).status_code == 201
+
+    async with httpx.AsyncClient(base_url=mailing.url, headers={"X-Forwarded-For": "203.0.113.99"}) as owner:
+        await owner.post(f"{V1}/request-otp", json={"email": email})
+        body = {"email": email, "otp": code_in(await mail(smtp, email, "code"))}
+        tokens = await owner.post(f"{V1}/otp-login", json=body)
+
+        assert tokens.status_code == 200, tokens.text
+        mine = {"Authorization": f"Bearer {tokens.json()['access_token']}"}
+        assert (await owner.get(f"{V1}/me", headers=mine)).json()["is_verified"] is True
+        trail = (await owner.get("/api/v1/audit", headers=mine)).json()
+    bot = {"Authorization": f"Bearer {made.json()['token']}"}
+    refused = [
+        await thief.client.get(f"{V1}/me"),
+        await thief.client.get(f"{V1}/me", headers=bot),
+        await thief.client.post(f"{V1}/refresh", json={"refresh_token": thief.tokens["refresh_token"]}),
+        await thief.client.post(f"{V1}/login", json={"email": email, "password": PASSWORD, "code": totp.now()}),
+        await thief.client.post(f"/data/{key}", json=alert(comment="still here")),
+    ]
+    assert {answer.status_code for answer in refused[:4]} == {401}
+    assert refused[4].status_code in {401, 403, 404}
+    actions = [row["action"] for row in trail]
+    assert {"auth.taken_over", "strategy_key.revoke"} <= set(actions)
+    assert (await mail(smtp, email, "password was changed")).text
+    await thief.client.aclose()
+
+
 async def test_a_bot_does_what_its_token_says_until_it_is_revoked(asha: Person):
     key = await asha.bind()
     made = await asha.client.post(f"{V1}/tokens", json={"name": "screen", "scopes": ["alerts:read"]})
@@ -352,3 +388,46 @@ async def test_only_the_origins_that_were_named_may_read(mailing: ServiceProcess
     assert preflight.is_success is allowed
     for got in (preflight, answer):
         assert got.headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+async def test_the_second_factors_code_may_come_as_swagger_ui_sends_it(asha: Person):
+    """In a Basic header, with an empty client id (RFC 6749, section 2.3.1)."""
+    enrolment = (await asha.client.post(f"{V1}/2fa/enroll", json={"password": PASSWORD})).json()
+    confirmed = await asha.client.post(f"{V1}/2fa/confirm", json={"code": pyotp.TOTP(enrolment["secret"]).now()})
+    form = {"grant_type": "password", "username": asha.email, "password": PASSWORD}
+    async with httpx.AsyncClient(
+        base_url=str(asha.client.base_url), headers={"X-Forwarded-For": "203.0.113.250"}
+    ) as ui:
+        without = await ui.post(f"{V1}/signin", data=form)
+        given = await ui.post(f"{V1}/signin", data=form, auth=("", confirmed.json()["recovery_codes"][0]))
+
+    assert (without.status_code, given.status_code) == (401, 200)
+    assert without.json()["type"].endswith("second-factor-required")
+
+
+async def test_kinds_of_401_can_be_told_apart(asha: Person):
+    wrong = await asha.client.post(f"{V1}/login", json={"email": asha.email, "password": "wrong wrong wrong"})
+    await asha.client.post(f"{V1}/logout", json={"refresh_token": asha.tokens["refresh_token"]})
+    ended = await asha.client.get(f"{V1}/me")
+    none = await asha.client.get(f"{V1}/me", headers={"Authorization": "Bearer nonsense"})
+
+    kinds = [answer.json()["type"].rsplit(":", 1)[-1] for answer in (wrong, ended, none)]
+    assert kinds == ["wrong-credentials", "session-ended", "unauthorized"]
+    assert wrong.json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/audit?user_id=x", f"{V1}/sessions?foo=1", "/data/?strategy=x"])
+async def test_a_filter_that_does_not_exist_is_not_ignored(asha: Person, path: str):
+    answer = await asha.client.get(path)
+
+    assert answer.status_code == 422
+    assert "not known here" in answer.json()["detail"]
+
+
+async def test_a_refused_administrators_act_is_in_the_trail(asha: Person):
+    path = "/api/v1/admin/users/0123456789abcdef01234567"
+    assert (await asha.client.patch(path, json={"role": "admin"})).status_code == 403
+
+    [row] = (await asha.client.get("/api/v1/audit?outcome=refused")).json()
+
+    assert (row["action"], row["target"]["id"]) == ("access.refused", path)

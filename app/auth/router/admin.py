@@ -5,10 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from app.auth.admin import AccountAdministration
-from app.auth.router.common import NoStore
 from app.auth.schemas.accounts import User
 from app.auth.schemas.admin import AccountChanges, AccountDetails, SearchText
-from app.core.deps import Administrator, provided
+from app.core.deps import Administrator, NoStore, provided
 from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import problem_responses
 from app.core.schemas import parse_id
@@ -53,8 +52,9 @@ async def get_user(
 async def change_user(
     user_id: UserId, body: AccountChanges, caller: Administrator, administration: Administration
 ) -> AccountDetails:
-    """Holds in every process when the answer comes. Deactivation ends all sessions and pauses all strategies (what is
-    delivered to them is refused, and kept at `GET /alerts/rejected`); activation lets them run again.
+    """Holds in every process when the answer comes. Deactivation ends all sessions, suspends all API tokens and pauses
+    all strategies (what is delivered to them is refused, and kept at `GET /alerts/rejected`); activation lets tokens
+    and strategies work again. `"api_tokens": false` revokes the tokens for good.
 
     `409` for your own role, activation or second factor, and for the last active administrator.
     """

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 
 from app.auth.api_tokens import ApiTokens
-from app.auth.router.common import NoStore
+from app.auth.router.common import CallingClient
 from app.auth.schemas.api_tokens import ApiTokenBody, ApiTokenInfo, NewApiToken
-from app.core.deps import SignedIn, provided
+from app.core.deps import NoStore, SignedIn, provided
 from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import problem_responses
 from app.core.schemas import parse_id
@@ -24,9 +24,14 @@ PageQuery = Annotated[PageRequest, Depends(page_request)]
     summary="Make an API token",
     responses=problem_responses(401, 403, 409, 413),
 )
-async def create_token(body: ApiTokenBody, caller: SignedIn, tokens: Service) -> NewApiToken:
-    """A bearer token for a program, limited to `scopes`; it is shown this once. `409` with too many live ones."""
-    return await tokens.create(caller, body)
+async def create_token(body: ApiTokenBody, caller: SignedIn, client: CallingClient, tokens: Service) -> NewApiToken:
+    """A bearer token for a program, limited to `scopes`; it is shown this once, and the account is told by mail.
+    `409` with too many live ones.
+
+    While an account is deactivated its tokens are suspended, not revoked: they work again once it is active, unless
+    an administrator revoked them.
+    """
+    return await tokens.create(caller, body, client)
 
 
 @router.get("", summary="My API tokens", responses={**PAGED, **problem_responses(401, 403)})

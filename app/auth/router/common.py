@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header
 
 from app.auth.sessions import Client
 from app.core.deps import ClientAddress
@@ -16,11 +16,3 @@ async def _client(
 
 
 CallingClient = Annotated[Client, Depends(_client)]
-
-
-async def _no_store(response: Response) -> None:
-    """Tokens and personal data are nobody's to keep (RFC 6749, section 5.1)."""
-    response.headers["Cache-Control"] = "no-store"
-
-
-NoStore = Depends(_no_store)

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, status
 
 from app.auth.recovery import Recovery
-from app.auth.router.common import CallingClient, NoStore
+from app.auth.router.common import CallingClient
 from app.auth.schemas.accounts import TokenPair
 from app.auth.schemas.recovery import AddressBody, PasswordChangeBody, PasswordResetBody, VerifyEmailBody
 from app.auth.schemas.sign_in import Accepted
-from app.core.deps import PublicLimit, SignedIn, provided
+from app.core.deps import NoStore, PublicLimit, SignedIn, provided
 from app.core.problem import problem_responses
 
 router = APIRouter(prefix="/api/v1/auth", tags=["Accounts"], dependencies=[NoStore])
@@ -67,7 +67,7 @@ async def forgot(body: AddressBody, client: CallingClient, recovery: Recoveries)
     dependencies=[PublicLimit],
 )
 async def reset(body: PasswordResetBody, client: CallingClient, recovery: Recoveries) -> None:
-    """The token works once, for 30 minutes. Every session ends; API tokens stay, the owner gets a mail about both."""
+    """The token works once, for 30 minutes. Every session and every API token ends; the owner gets a mail about it."""
     await recovery.reset(body, client)
 
 

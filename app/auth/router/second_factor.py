@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, status
 
-from app.auth.router.common import CallingClient, NoStore
+from app.auth.router.common import CallingClient
 from app.auth.schemas.second_factor import (
     DisableBody,
     EnrolBody,
@@ -14,7 +14,7 @@ from app.auth.schemas.second_factor import (
     SecondFactorStatus,
 )
 from app.auth.second_factor import SecondFactors
-from app.core.deps import SignedIn, provided
+from app.core.deps import NoStore, SignedIn, provided
 from app.core.problem import problem_responses
 
 Factors = Annotated[SecondFactors, provided(SecondFactors)]

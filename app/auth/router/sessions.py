@@ -4,10 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 
-from app.auth.router.common import NoStore
 from app.auth.schemas.sessions import SessionInfo
 from app.auth.sessions import Sessions
-from app.core.deps import SignedIn, provided
+from app.core.deps import NoStore, SignedIn, provided
 from app.core.pagination import PAGED, PageRequest, page_request
 from app.core.problem import problem_responses
 from app.core.schemas import parse_id

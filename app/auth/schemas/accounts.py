@@ -17,10 +17,11 @@ from pydantic import (
 
 from app.auth.password_rules import general_fault
 from app.auth.passwords import MAX_LENGTH, MIN_LENGTH
-from app.core.schemas import PlainText, RequestModel, ResponseModel, example, no_control_characters
+from app.core.schemas import NoControlCharacters, RequestModel, ResponseModel, example, no_control_characters
 from app.core.security import Role
 
 MAX_EMAIL_CHARS = 254
+MAX_CODE_CHARS = 64
 _USERNAME = re.compile(r"[a-z0-9_.-]{3,32}").fullmatch
 _MOBILE = re.compile(r"\+?[1-9][0-9]{7,14}").fullmatch
 _SEPARATORS = re.compile(r"[ ().-]")
@@ -120,20 +121,33 @@ _PHONE = WithJsonSchema(
 Email = Annotated[str, AfterValidator(normalise_email), _EMAIL]
 Username = Annotated[str, AfterValidator(normalise_username), _HANDLE]
 Mobile = Annotated[str, Field(max_length=32), AfterValidator(_normalise_mobile), _PHONE]
-Name = Annotated[PlainText, Field(max_length=100, json_schema_extra={"pattern": _PLAIN})]
+Name = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _PLAIN}), NoControlCharacters]
 Password = Annotated[SecretStr, BeforeValidator(verbatim), AfterValidator(_sane_secret), _password_schema(1)]
 NewPassword = Annotated[SecretStr, BeforeValidator(verbatim), AfterValidator(_new_secret), _password_schema(MIN_LENGTH)]
 # The characters of RFC 6750's tokens.
 OpaqueToken = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9._~+/=-]+$")]
+
+
+def _sane_code(secret: SecretStr) -> SecretStr:
+    """Nothing, or a code."""
+    return _short_secret(secret) if secret.get_secret_value() else secret
+
+
+def _short_secret(secret: SecretStr) -> SecretStr:
+    if not 0 < len(secret.get_secret_value()) <= MAX_CODE_CHARS:
+        raise ValueError(f"A code has 1 to {MAX_CODE_CHARS} characters")
+    return secret
+
+
 SecondCode = Annotated[
     SecretStr,
     BeforeValidator(verbatim),
-    Field(min_length=1, max_length=64),
+    AfterValidator(_short_secret),
     WithJsonSchema(
         {
             "type": "string",
             "minLength": 1,
-            "maxLength": 64,
+            "maxLength": MAX_CODE_CHARS,
             "writeOnly": True,
             "description": "The six digits that the authenticator app shows now, or a recovery code.",
             "examples": ["492039"],
@@ -209,18 +223,19 @@ class SigninForm(RequestModel):
 
     grant_type: Literal["password", ""] = "password"
     username: Annotated[
-        PlainText,
+        str,
         Field(
             max_length=MAX_EMAIL_CHARS,
             description="E-mail or username.",
             json_schema_extra={"minLength": 1, "pattern": _PLAIN, "examples": ["asha@example.com"]},
         ),
+        NoControlCharacters,
     ]
     password: Password
-    scope: Annotated[PlainText, Field(max_length=1000, json_schema_extra={"pattern": _PLAIN})] = ""
-    client_id: Annotated[PlainText, Field(max_length=255, json_schema_extra={"pattern": _PLAIN})] = ""
+    scope: Annotated[str, Field(max_length=1000, json_schema_extra={"pattern": _PLAIN}), NoControlCharacters] = ""
+    client_id: Annotated[str, Field(max_length=255, json_schema_extra={"pattern": _PLAIN}), NoControlCharacters] = ""
     client_secret: Annotated[
-        SecretStr, Field(max_length=64, description="The second factor's code, where one is enrolled; else nothing.")
+        SecretStr, AfterValidator(_sane_code), Field(description="The second factor's code, where one is enrolled.")
     ] = SecretStr("")
 
 

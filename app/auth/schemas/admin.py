@@ -36,6 +36,10 @@ class AccountChanges(RequestModel):
         None, description="`false` removes a second factor that its owner has lost."
     )
 
+    api_tokens: Annotated[StrictBool | None, WithJsonSchema({"type": "boolean", "const": False})] = Field(
+        None, description="`false` revokes all of its API tokens, for good."
+    )
+
     @field_validator("*", mode="before")
     @classmethod
     def _not_null(cls, value: Any) -> Any:
@@ -50,10 +54,17 @@ class AccountChanges(RequestModel):
             raise ValueError("Only its owner can turn a second factor on")
         return value
 
+    @field_validator("api_tokens")
+    @classmethod
+    def _revoked_at_most(cls, value: bool | None) -> bool | None:
+        if value:
+            raise ValueError("Only its owner can make API tokens")
+        return value
+
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("Send at least one of is_active, role, is_verified and second_factor")
+            raise ValueError("Send at least one of is_active, role, is_verified, second_factor and api_tokens")
         return self
 
     @property

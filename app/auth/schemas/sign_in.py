@@ -1,18 +1,29 @@
 """Signing in without a password, and with a second factor."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, SecretStr, WithJsonSchema
 
 from app.auth.schemas.accounts import Email, OpaqueToken, SecondCode, verbatim
+from app.core.problem import Problem
 from app.core.schemas import RequestModel, ResponseModel, example
 
+MAX_OTP_CHARS = 32
 _SAMPLE_CHALLENGE = "Zk3uVw8yB1nQ5rT7pX0cD2fG4hJ6kL9mN1bV3cX5zA0"
+
+
+def _bare(secret: SecretStr) -> SecretStr:
+    """Six digits are often shown, and typed, as two groups."""
+    text = secret.get_secret_value()
+    if not 0 < len(text) <= MAX_OTP_CHARS:
+        raise ValueError(f"A code has 1 to {MAX_OTP_CHARS} characters")
+    return SecretStr(text.replace(" ", "").replace("-", ""))
+
 
 Otp = Annotated[
     SecretStr,
     BeforeValidator(verbatim),
-    Field(min_length=1, max_length=32),
+    AfterValidator(_bare),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 32, "writeOnly": True, "examples": ["042917"]}),
 ]
 """Any short text: what is not six digits is a wrong code, and counts as one."""
@@ -51,3 +62,31 @@ class Accepted(ResponseModel):
     model_config = ConfigDict(json_schema_extra=example({"detail": "If there is an account, a mail is on its way."}))
 
     detail: str = "If there is an account with this address, a mail is on its way to it."
+
+
+class SecondFactorRequired(Problem):
+    """The first step of a sign-in was right; `challenge_token` goes with a code to `/api/v1/auth/login/second-factor`.
+
+    `type` is `urn:arrow:problem:second-factor-required`.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            {
+                "type": "urn:arrow:problem:second-factor-required",
+                "title": "Second factor required",
+                "status": 401,
+                "detail": "This account has a second factor: send its code with the challenge_token to "
+                "/api/v1/auth/login/second-factor.",
+                "instance": "/api/v1/auth/login",
+                "request_id": "0c7b1f8e5a9d-2a",
+                "challenge_token": _SAMPLE_CHALLENGE,
+                "expires_in": 300,
+                "methods": ["totp", "recovery_code"],
+            }
+        )
+    )
+
+    challenge_token: str
+    expires_in: int
+    methods: list[Literal["totp", "recovery_code"]]
