@@ -4,12 +4,16 @@ import asyncio
 import secrets
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from beanie import PydanticObjectId
 from pymongo.errors import AutoReconnect
 
+from app.auth.api_tokens import new_api_token
 from app.auth.mailed_tokens import MAX_MAILS, Purpose
 from app.auth.models import SessionDocument, UserDocument
+from app.auth.tokens import digest_of
 from app.core.audit import ActorKind, Outcome
 from app.core.errors import (
     ConflictError,
@@ -81,6 +85,7 @@ class Away:
 
 async def test_a_database_that_goes_away_after_the_new_password_saves_no_thief(kit: Kit, outcome: Ended):
     user, thief = await kit.parts.session()
+    await kit.parts.accounts.mark_verified(user.id, user.email)
     token = await kit.api_token(await kit.caller(thief))
     reset = await kit.token(Purpose.PASSWORD_RESET, user)
     await kit.parts.bus.publish(PeersChanged("an empty cache"))
@@ -91,6 +96,28 @@ async def test_a_database_that_goes_away_after_the_new_password_saves_no_thief(k
     assert await kit.has(user, NEW)
     assert await kit.alive(thief) == [False]
     assert await outcome(kit.parts.authenticator.authenticate(token)) is UnauthorizedError
+
+
+async def test_an_api_token_that_was_being_made_meanwhile_ends_too(kit: Kit, outcome: Ended):
+    user, thief = await kit.parts.session()
+    await kit.parts.accounts.mark_verified(user.id, user.email)
+    first, late = await kit.api_token(await kit.caller(thief)), new_api_token()
+
+    class Meanwhile:
+        """Ends sessions, the moment after one of them stored another token."""
+
+        async def end_outdated(self, *about: Any) -> int:
+            tokens = kit.parts.db.api_tokens
+            row = await tokens.find_one({"digest": digest_of(first)})
+            changes = {"_id": PydanticObjectId(), "digest": digest_of(late), "live": True, "revoked_at": None}
+            await tokens.insert_one({**row, **changes})
+            return await kit.parts.sessions.end_outdated(*about)
+
+    kit.recovery = kit.recovery_with(Meanwhile())
+    await kit.reset(await kit.token(Purpose.PASSWORD_RESET, user))
+
+    for token in (first, late):
+        assert await outcome(kit.parts.authenticator.authenticate(token)) is UnauthorizedError
 
 
 async def test_asking_is_one_request_whoever_it_is_for(kit: Kit):

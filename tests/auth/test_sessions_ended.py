@@ -1,6 +1,7 @@
 """Sessions listed, ended one by one and all at once, and what follows when a spent refresh token returns."""
 
 import asyncio
+import contextlib
 import random
 import secrets
 from datetime import datetime, timedelta
@@ -223,12 +224,12 @@ async def test_one_session_too_many_ends_the_oldest(parts: Parts) -> None:
 async def test_refreshing_is_limited_and_a_returned_token_is_noticed_all_the_same(parts: Parts) -> None:
     user, pair = await parts.session()
     other = await parts.sessions.open(user, HERE)
-    first = pair
-    for _ in range(REFRESHES_PER_MINUTE):
-        pair = await parts.sessions.refresh(pair.refresh_token, HERE)
-    with pytest.raises(RateLimitedError):
-        for _ in range(3):  # one more may pass where the minute turns
+    first, made = pair, 0
+    with contextlib.suppress(RateLimitedError):
+        while made < 2 * REFRESHES_PER_MINUTE:
             pair = await parts.sessions.refresh(pair.refresh_token, HERE)
+            made += 1
+    assert REFRESHES_PER_MINUTE <= made <= REFRESHES_PER_MINUTE + 2  # a little more where the minute turns
     assert await dead(parts, pair.access_token) == [False]
     assert parts.trail.acts == []  # what was refused was not spent
     await parts.sessions.refresh(other.refresh_token, HERE)
