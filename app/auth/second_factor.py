@@ -162,16 +162,16 @@ class SecondFactors:
         await self._changed(caller, client, enabled=False)
 
     async def remove(self, user_id: PydanticObjectId) -> bool:
-        """For an administrator, when the owner lost app and recovery codes; whether there was a second factor.
+        """Without a code: for an administrator, when the owner lost app and recovery codes, or at a take-over.
 
-        The owner is told by mail. The trail's entry is the administrator's, who makes it.
+        Whether there was a second factor. The owner is told by mail; the trail's entry is the caller's to make.
         """
         document = await self._confirmed(user_id)
         result = await SecondFactorDocument.get_pymongo_collection().delete_one({"_id": user_id})
         if document is None or not result.deleted_count:
             return False
-        log.warning("second factor removed by an administrator", user_id=str(user_id))
-        await self._tell(user_id, address="an administrator of this service", enabled=False)
+        log.warning("second factor removed without a code", user_id=str(user_id))
+        await self._tell(user_id, address=None, enabled=False)
         return True
 
     async def check(self, user_id: PydanticObjectId, code: str) -> Factor | None:
@@ -324,7 +324,7 @@ class SecondFactors:
             )
         )
 
-    async def _tell(self, user_id: PydanticObjectId, *, address: str, enabled: bool) -> None:
+    async def _tell(self, user_id: PydanticObjectId, *, address: str | None, enabled: bool) -> None:
         user = await self._accounts.get(user_id)
         if user is not None:
             when = self._clock.now().isoformat()

@@ -72,7 +72,7 @@ async def test_tokens_are_not_interchangeable(client: httpx.AsyncClient, make_us
 
 async def test_tokens_in_other_places_are_not_read(client: httpx.AsyncClient, make_user: MakeUser) -> None:
     token = (await make_user()).token
-    check_problem(await client.get(f"{V1}/me", params={"access_token": token, "token": token}), 401)
+    check_problem(await client.get(f"{V1}/me", params={"access_token": token, "token": token}), 422)
     check_problem(await client.get(f"{V1}/me", headers={"Cookie": f"access_token={token}"}), 401)
 
 
