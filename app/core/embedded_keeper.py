@@ -104,7 +104,7 @@ class Keeper:
     async def _launch(self, port: int, restarts: int, last_error: str | None = None) -> None:
         """Launch on `port` and wait for the first answer. Raises `LaunchError`; nothing is left running then."""
         self._logged = self._files.log_size()
-        if not port_is_free(port):
+        if not await _soon_free(port):
             raise await self._failure(port, ended=True)
         try:
             launched = DatabaseProcess.launch(
@@ -255,3 +255,13 @@ class Keeper:
                     reason, details = "its port is taken", str(error)
                 except LaunchError as error:
                     reason, details = "the database could not be launched", str(error)
+
+
+async def _soon_free(port: int) -> bool:
+    """Whether `port` is free, now or within a second: one that was killed gives its port back when it is all gone."""
+    deadline = time.monotonic() + 1
+    while not port_is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.02)
+    return True
