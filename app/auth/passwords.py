@@ -49,14 +49,14 @@ class Verdict:
 class Passwords:
     """Hashes and verifies passwords: argon2id for new ones, bcrypt as well for old ones."""
 
-    def __init__(self, *, max_pending: int = 64) -> None:
+    def __init__(self, *, passes: int = ARGON2_PASSES, kib: int = ARGON2_KIB, max_pending: int = 64) -> None:
         """`max_pending` bounds hashes running and waiting: some 5 s of work for two slow cores."""
         self._context = CryptContext(
             schemes=["argon2", "bcrypt"],
             deprecated=["bcrypt"],
             argon2__type="ID",
-            argon2__time_cost=ARGON2_PASSES,
-            argon2__memory_cost=ARGON2_KIB,
+            argon2__time_cost=passes,
+            argon2__memory_cost=kib,
             argon2__parallelism=ARGON2_LANES,
         )
         self._free = threading.Semaphore(max_pending)

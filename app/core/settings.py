@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     access_token_expire_minutes: int = Field(30, ge=1, le=24 * 60)
     refresh_token_expire_days: int = Field(7, ge=1, le=365)
     otp_expire_minutes: int = Field(5, ge=1, le=60)
+    password_hash_passes: int = Field(3, ge=1, le=20)
+    password_hash_kib: int = Field(32 * 1024, ge=64, le=1024 * 1024)
     encryption_keys: Annotated[list[SecretStr], NoDecode] = []
     audit_retention_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS)
 
@@ -293,6 +295,15 @@ class Settings(BaseSettings):
     def _smtp(self) -> Self:
         if self.smtp_username and not self.smtp_password:
             raise ValueError("SMTP_PASSWORD: is required with SMTP_USERNAME")
+        return self
+
+    @model_validator(mode="after")
+    def _hash_cost(self) -> Self:
+        # OWASP's least for argon2id by one lane.
+        if self.production and (self.password_hash_passes < 2 or self.password_hash_kib < 19 * 1024):
+            raise ValueError(
+                "PASSWORD_HASH_PASSES: production hashes with 2 passes and PASSWORD_HASH_KIB=19456 at least"
+            )
         return self
 
     @model_validator(mode="after")

@@ -72,7 +72,12 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
         clock=clock,
     )
     uses = CredentialUses(clock)
-    people = Accounts(clock=clock, passwords=registry.provide(Passwords, Passwords()))
+    people = Accounts(
+        clock=clock,
+        passwords=registry.provide(
+            Passwords, Passwords(passes=settings.password_hash_passes, kib=settings.password_hash_kib)
+        ),
+    )
     api_tokens = registry.provide(
         ApiTokens, ApiTokens(clock=clock, bus=bus, audit=audit, accounts=people, notices=notices)
     )

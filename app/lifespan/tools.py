@@ -62,7 +62,11 @@ async def account_tools(
 
     `must_exist`: raise `StartupError` instead of making an embedded database where there is none.
     """
-    clock, bus, passwords = SystemClock(), Bus(transport_of(settings)), Passwords()
+    clock, bus, passwords = (
+        SystemClock(),
+        Bus(transport_of(settings)),
+        Passwords(passes=settings.password_hash_passes, kib=settings.password_hash_kib),
+    )
     try:
         async with tool_database(settings, must_exist=must_exist) as database:
             await check_migrations(database.db, documents)

@@ -202,18 +202,23 @@ async def test_unknown_and_known_accounts_take_the_same_time(client: httpx.Async
     assert 0.6 < known / unknown < 1.6, times
 
 
-async def test_eight_logins_at_once_leave_the_probe_quick(client: httpx.AsyncClient, make_user: MakeUser) -> None:
-    people = await asyncio.gather(*(make_user() for _ in range(8)))
-    logins = asyncio.gather(
-        *(client.post(f"{V1}/login", json={"email": person.email, "password": PASSWORD}) for person in people)
-    )
-    delays = []
-    while not logins.done():
-        began = time.perf_counter()
-        assert (await client.get("/health/live")).status_code == 200
-        delays.append(time.perf_counter() - began)
-    for answer in await logins:
-        check_tokens(answer)
+async def test_eight_logins_at_once_leave_the_probe_quick(
+    make_service: Callable[..., ServiceProcess], make_user: MakeUser
+) -> None:
+    """With passwords that cost what they cost."""
+    service = make_service(PASSWORD_HASH_PASSES=None, PASSWORD_HASH_KIB=None).start()
+    people = await asyncio.gather(*(make_user(service.url) for _ in range(8)))
+    async with httpx.AsyncClient(base_url=service.url, timeout=15) as client:
+        logins = asyncio.gather(
+            *(client.post(f"{V1}/login", json={"email": person.email, "password": PASSWORD}) for person in people)
+        )
+        delays = []
+        while not logins.done():
+            began = time.perf_counter()
+            assert (await client.get("/health/live")).status_code == 200
+            delays.append(time.perf_counter() - began)
+        for answer in await logins:
+            check_tokens(answer)
     assert len(delays) > 3
     assert sorted(delays)[len(delays) // 2] < 0.05, delays
 

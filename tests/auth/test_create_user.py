@@ -14,7 +14,7 @@ from app.core.maintenance import place_of
 from app.core.settings import Settings
 from tests.support.administrators import administrator, signed_in
 from tests.support.people import PASSWORD, Person
-from tests.support.service import ROOT, ServiceProcess
+from tests.support.service import FULL_PRICE, ROOT, ServiceProcess
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -94,7 +94,7 @@ async def test_an_account_that_is_there_gets_another_role_at_once(
 async def test_a_forgotten_password_is_replaced_on_the_machine_even_in_production(
     create_user: Run, service: ServiceProcess, user: Person, client: httpx.AsyncClient
 ) -> None:
-    settings = {"ENVIRONMENT": "production", "SECRET_KEY": secrets.token_hex(32)}
+    settings = {"ENVIRONMENT": "production", "SECRET_KEY": secrets.token_hex(32), **FULL_PRICE}
     wrong = {"email": user.email, "password": "not the password"}
     assert (await client.post("/api/v1/auth/login", json=wrong)).status_code == 401
     assert (await user.client.get("/api/v1/auth/me")).status_code == 200

@@ -25,7 +25,7 @@ from app.core.rate_limit import RateLimiter
 from app.core.settings import Settings
 from tests.support.administrators import run_script, signed_in
 from tests.support.people import Person
-from tests.support.service import ServiceProcess
+from tests.support.service import FULL_PRICE, ServiceProcess
 
 SCRIPT = "reset_test_user.py"
 HERE = Client("192.0.2.7", "pytest")
@@ -148,7 +148,7 @@ async def test_what_the_api_would_refuse_is_refused(service: ServiceProcess):
 async def test_there_are_no_test_accounts_where_people_work(
     service: ServiceProcess, client: httpx.AsyncClient, environment: str
 ):
-    real = {"ENVIRONMENT": environment, "SECRET_KEY": secrets.token_hex(32)}
+    real = {"ENVIRONMENT": environment, "SECRET_KEY": secrets.token_hex(32), **FULL_PRICE}
     email = f"test-{secrets.token_hex(4)}@example.com"
 
     done = await run(service.env | real, email, "--password", typed="a long enough passphrase\n")

@@ -266,6 +266,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "a key that encrypts nothing": ({"encryption_keys": PASSWORD}, "ENCRYPTION_KEYS"),
     "one key twice": ({"encryption_keys": f"{VAULT_KEY},{VAULT_KEY}"}, "ENCRYPTION_KEYS"),
     "zeros for a key": ({"encryption_keys": "A" * 43 + "="}, "ENCRYPTION_KEYS"),
+    "cheap passwords in production": (PRODUCTION | {"password_hash_passes": "1"}, "PASSWORD_HASH_PASSES"),
     "codes for a day": ({"otp_expire_minutes": "1440"}, "OTP_EXPIRE_MINUTES"),
     "a former key that is weak": (
         PRODUCTION | {"secret_key_previous": f"{OTHER_KEY},{PASSWORD}"},

@@ -23,6 +23,9 @@ GENEROUS = {
     "ALERT_RATE_LIMIT_PER_MINUTE": "1000000",
 }
 """Limits out of the way of tests that are not about them."""
+CHEAP = {"PASSWORD_HASH_PASSES": "1", "PASSWORD_HASH_KIB": "64"}
+"""Passwords that cost nothing, which production refuses."""
+FULL_PRICE = {"PASSWORD_HASH_PASSES": "3", "PASSWORD_HASH_KIB": "32768"}
 
 
 def free_port() -> int:
@@ -49,6 +52,7 @@ class ServiceProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self._database: str | None = None
         defaults = {"ENVIRONMENT": "test", "DATA_DIR": str(self.data_dir), **(GENEROUS if generous else {})}
+        defaults |= {} if env.get("ENVIRONMENT") == "production" else CHEAP
         if url := os.environ.get("TEST_MONGODB_URL"):
             self._database = f"arrow_test_{secrets.token_hex(6)}"
             defaults |= {"MONGODB_URL": url, "DATABASE_NAME": self._database}
@@ -71,7 +75,8 @@ class ServiceProcess:
         """Start without waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT), "app.main:app", "--port", str(self.port)]
-        command += ["--timeout-graceful-shutdown", "10"]
+        # Tests hold connections to single workers, and a busy machine may leave them idle for a while.
+        command += ["--timeout-graceful-shutdown", "10", "--timeout-keep-alive", "60"]
         if self.workers > 1:
             command += ["--workers", str(self.workers)]
         with self.log_path.open("ab") as log:
