@@ -6,7 +6,7 @@ The service runs on a fresh folder, on this machine's loopback, on its embedded 
 1. raw argon2id: verifications in as many threads as the service hashes with, in a process that does nothing else;
 2. logins by 1, 8 and 32 connections, each sending one after another. Meanwhile a further connection asks
    `/health/live` every few milliseconds, and a task in the service notes how late its event loop wakes it;
-3. refreshes by 8 connections, each spending its own chain of tokens;
+3. refreshes by 8 connections, each spending chains of tokens of its own;
 4. `/me` by 16 connections, whose sessions are in the cache, and `/health/live` by 16: the floor for an answer.
 
 Limits are raised for the run. The load generator shares the cores with the service and the database, so the rates are
@@ -224,7 +224,7 @@ def raw_hashing(seconds: float) -> Part:
 
 async def run(port: int, seconds: float) -> list[Part]:
     """Everything that needs the service."""
-    emails = [f"{secrets.token_hex(6)}@example.com" for _ in range(32)]
+    emails = [f"{secrets.token_hex(6)}@example.com" for _ in range(64)]
     pairs: list[dict[str, Any]] = [{} for _ in emails]
 
     async def sign_up(numbers: Iterator[int]) -> None:
@@ -236,9 +236,13 @@ async def run(port: int, seconds: float) -> list[Part]:
     async def login(connection: Connection, number: int) -> None:
         await connection.ask("POST", f"{V1}/login", {"email": emails[number], "password": PASSWORD})
 
+    refreshed = [0] * 8
+
     async def refresh(connection: Connection, number: int) -> None:
-        body = {"refresh_token": pairs[number]["refresh_token"]}
-        pairs[number] = await connection.ask("POST", f"{V1}/refresh", body)
+        # Every chain of tokens has a limit of its own: a connection goes from one to its next before that.
+        chain = number + 8 * (refreshed[number] // 28)
+        refreshed[number] += 1
+        pairs[chain] = await connection.ask("POST", f"{V1}/refresh", {"refresh_token": pairs[chain]["refresh_token"]})
 
     async def me(connection: Connection, number: int) -> None:
         await connection.ask("GET", f"{V1}/me", token=pairs[number]["access_token"])
