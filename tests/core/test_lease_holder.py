@@ -1,0 +1,217 @@
+"""One process of several does it: another takes over when it dies, and nobody while the database is away."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+
+from app.core.clock import SystemClock
+from app.core.lease_holder import Lease, LeaseHolder
+from tests.support.mongodb import OPTIONS, Db, empty_database, mongodb_server, server_port, through
+from tests.support.tcp_proxy import TcpProxy
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("lease_worker.py")
+PATIENCE = 8.0
+
+
+@pytest_asyncio.fixture(scope="module")
+async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with mongodb_server(tmp_path_factory.mktemp("leases")) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def db(url: str) -> AsyncIterator[Db]:
+    async with empty_database(url) as made:
+        yield made
+
+
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+class Work:
+    """Notes when it began, and whether the lease was held still when it was cut off."""
+
+    def __init__(self, db: Db, name: str = "this", seconds: float = 0.9) -> None:
+        self.holder = LeaseHolder(db, SystemClock(), "feed", name, seconds)
+        self.began = 0
+        self.held_when_cut: list[bool] = []
+        self.end = asyncio.Event()
+        self.error: Exception | None = None
+        self.task = asyncio.create_task(self.holder.run(self))
+
+    async def __call__(self) -> None:
+        self.began += 1
+        try:
+            await self.end.wait()
+        except asyncio.CancelledError:
+            self.held_when_cut.append(self.holder.held)
+            raise
+        if self.error:
+            raise self.error
+
+    async def stop(self) -> BaseException | None:
+        self.task.cancel()
+        [ended] = await asyncio.wait_for(asyncio.gather(self.task, return_exceptions=True), PATIENCE)
+        return ended
+
+
+async def give_to(db: Db, holder: str, seconds: float) -> None:
+    expires = SystemClock().now() + timedelta(seconds=seconds)
+    await db["leases"].update_one({"_id": "feed"}, {"$set": {"holder": holder, "expires_at": expires}})
+
+
+async def test_it_steps_down_at_once_when_another_holds_it_and_goes_on_when_that_ends(db: Db):
+    work = Work(db)
+    await until(lambda: work.began)
+    await give_to(db, "another", 1.0)
+    began = time.monotonic()
+    await until(lambda: work.held_when_cut)
+    assert time.monotonic() - began < 0.5  # a third of the lease, not all of it
+    assert work.held_when_cut == [False]
+    assert not work.holder.held
+    await until(lambda: work.began == 2)
+    assert time.monotonic() - began > 0.9  # the other's time was respected
+
+    assert isinstance(await work.stop(), asyncio.CancelledError)
+    assert work.held_when_cut == [False, True]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("it broke")])
+async def test_work_that_ends_gives_the_lease_up(db: Db, error: Exception | None):
+    work = Work(db, seconds=30)
+    await until(lambda: work.began)
+    work.error = error
+    work.end.set()
+    [ended] = await asyncio.gather(work.task, return_exceptions=True)
+
+    assert ended is error
+    assert not work.holder.held
+    assert await Lease(db, SystemClock(), "feed", "another", 10).acquire()
+
+
+async def test_the_end_gives_the_lease_up(db: Db):
+    work = Work(db, seconds=30)
+    await until(lambda: work.began)
+    await work.stop()
+
+    assert await Lease(db, SystemClock(), "feed", "another", 10).acquire()
+
+
+async def test_who_only_waits_does_not_touch_the_lease_of_another(db: Db):
+    assert await Lease(db, SystemClock(), "feed", "another", 30).acquire()
+    work = Work(db)
+    await asyncio.sleep(0.5)
+    await work.stop()
+
+    assert work.began == 0
+    assert not await Lease(db, SystemClock(), "feed", "third", 30).acquire()
+
+
+async def test_a_database_that_is_away_takes_the_lease_from_nobody(url: str, db: Db):
+    async with TcpProxy(server_port(url)) as proxy:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=200, connectTimeoutMS=200
+        )
+        work = Work(client[db.name], seconds=0.6)
+        await until(lambda: work.began)
+        await proxy.cut()
+        await until(lambda: work.holder.last_error)
+        await asyncio.sleep(1.0)  # longer than the lease
+        assert work.holder.held
+        await proxy.mend()
+        await until(lambda: work.holder.last_error is None)
+        assert (work.began, work.held_when_cut) == (1, [])
+
+        # But if somebody else got it meanwhile, the first answer says so.
+        await proxy.cut()
+        await until(lambda: work.holder.last_error)
+        await give_to(db, "another", 30)
+        await proxy.mend()
+        await until(lambda: work.held_when_cut)
+        await work.stop()
+        await client.close()
+
+    assert work.held_when_cut == [False]
+
+
+async def test_who_waits_outlasts_a_database_that_is_away(url: str, db: Db):
+    async with TcpProxy(server_port(url)) as proxy:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=200, connectTimeoutMS=200
+        )
+        await proxy.cut()
+        work = Work(client[db.name], seconds=0.6)
+        await until(lambda: work.holder.last_error)
+        assert work.began == 0
+        await proxy.mend()
+        await until(lambda: work.began)
+        await work.stop()
+        await client.close()
+
+
+class Process:
+    """A run of lease_worker.py."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout
+        async for line in self.process.stdout:
+            self.said.append(line.decode().strip())
+
+    @property
+    def holds(self) -> bool:
+        return "held" in self.said
+
+    async def end(self, how: signal.Signals) -> None:
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+        await self.process.wait()
+        await self.reader
+
+
+async def test_another_process_takes_over_from_one_that_was_killed(url: str, db: Db):
+    seconds = 1.5
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [
+        Process(
+            await asyncio.create_subprocess_exec(
+                sys.executable, str(WORKER), url, db.name, f"process {number}", str(seconds),
+                stdout=asyncio.subprocess.PIPE, env=environment,
+            )
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    try:
+        await until(lambda: all("waiting" in one.said for one in running) and any(one.holds for one in running), 20)
+        await asyncio.sleep(seconds)
+        first, second = sorted(running, key=lambda one: not one.holds)
+        assert not second.holds
+        killed = time.monotonic()
+        await first.end(signal.SIGKILL)
+        await until(lambda: second.holds)
+        took = time.monotonic() - killed
+    finally:
+        for one in running:
+            await one.end(signal.SIGKILL)
+
+    # It was renewed within the last third; a look at least every third finds its end.
+    assert seconds / 2 < took < seconds * 4 / 3 + 0.5
