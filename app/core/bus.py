@@ -307,6 +307,11 @@ class Bus:
             del self._waiting[seq]
 
     @property
+    def has_peers(self) -> bool:
+        """Whether other processes may want to hear events: if not, a big one need not be made."""
+        return self._running and self._transport.has_peers
+
+    @property
     def connected(self) -> bool:
         """False while other processes may exist that cannot be reached: caches must be bypassed then."""
         return self._running and self._transport.connected

@@ -4,7 +4,7 @@ A new event is one class here and, if other processes are to hear it, its name i
 together. Events are notices: what an answer or money depends on is stored first and then announced.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -69,6 +69,50 @@ class AlertChanged(Event, frozen=True):
     deleted: bool
 
 
+class TickNotice(NamedTuple):
+    """One tick as clients get it."""
+
+    symbol: str
+    received_ms: int
+    """The exchange's time of it, in milliseconds since the epoch, by which the newest is told."""
+    seq: int
+    """Orders the messages of the channel: microseconds since the epoch, strictly increasing within a process."""
+    body: bytes
+    """JSON, encoded once, by the process that runs the feed."""
+
+
+class TicksArrived(Event, frozen=True):
+    """Ticks that passed the checks, as many as came in one turn of the event loop."""
+
+    ticks: list[TickNotice]
+
+
+class CandleNotice(NamedTuple):
+    """One candle as clients get it."""
+
+    symbol: str
+    key: str
+    """Tells candles apart: `<symbol>|<timeframe>|<start in ms>`."""
+    closed: bool
+    """Whether its time is over; until then a newer state of it is all that matters."""
+    seq: int
+    body: bytes
+    """JSON, encoded once."""
+
+
+class CandlesChanged(Event, frozen=True):
+    """Candles that began, changed or closed."""
+
+    candles: list[CandleNotice]
+
+
+class FeedChanged(Event, frozen=True):
+    """The live feed of the service is in another state."""
+
+    state: str
+    """A state of `market_data.ports.FeedHealth`."""
+
+
 class PeersChanged(Event, frozen=True):
     """This process was (re)connected to the others, lost them, or missed events of theirs: caches must be emptied."""
 
@@ -78,5 +122,15 @@ class PeersChanged(Event, frozen=True):
     """Why, in words for the log."""
 
 
-WireEvent = SessionRevoked | AccountChanged | MailWaiting | KeyChanged | AlertStored | AlertChanged
+WireEvent = (
+    SessionRevoked
+    | AccountChanged
+    | MailWaiting
+    | KeyChanged
+    | AlertStored
+    | AlertChanged
+    | TicksArrived
+    | CandlesChanged
+    | FeedChanged
+)
 """The events that travel between processes."""

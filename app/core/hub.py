@@ -193,6 +193,21 @@ class Hub:
         counts.offered += heard
         return heard
 
+    def heard(self, channel: Channel) -> bool:
+        """Whether anybody hears anything on `channel`."""
+        feed = self._feeds[channel]
+        return bool(feed.everything or feed.symbols)
+
+    def listeners(self, channel: Channel, symbol: str) -> int:
+        """How many connections hear a message on `channel` that is about `symbol` and is everybody's."""
+        feed = self._feeds[channel]
+        return len(feed.everything) + len(feed.symbols.get(symbol, ()))
+
+    def skip(self, channel: Channel, symbol: str, count: int) -> None:
+        """Tell whoever hears `symbol` on `channel`, with the next message there, that `count` were left out."""
+        for subscriber in self._concerned(channel, None, symbol):
+            subscriber.skip(channel, count)
+
     def _concerned(self, channel: Channel, owner: str | None, symbol: str | None) -> Iterator[Subscriber]:
         feed = self._feeds[channel]
         if owner is not None:

@@ -173,7 +173,10 @@ class Subscriber:
         self._wake.set()
 
     def take(self) -> tuple[str, ...]:
-        """What to write next: a reply, a message, or the notice of missed messages and the next message; or nothing."""
+        """What to write next: a reply, a message, the notice of missed messages and the next message; or nothing.
+
+        The notice alone where no message follows.
+        """
         message: str | Message | None
         if self._replies:
             message = self._replies.popleft()
@@ -182,6 +185,8 @@ class Subscriber:
         else:
             message = self._next()
         if message is None:
+            if overdue := self._overdue():
+                return (overdue,)
             self._wake.clear()
             return ()
         if isinstance(message, str):
@@ -212,6 +217,13 @@ class Subscriber:
                 return self._newest.pop(slot)
         return None
 
+    def _overdue(self) -> str | None:
+        """The notice of a channel whose waiting messages all had to make room for another channel's."""
+        for channel, lane in self.lanes.items():
+            if lane.lost_from is not None and not lane.held:
+                return self._notice(channel, lane)
+        return None
+
     def _notice(self, channel: Channel, lane: Lane) -> str:
         since = lane.last if lane.lost_from is None else min(lane.last, lane.lost_from - 1)
         count, lane.missed, lane.lost_from = lane.missed, 0, None
@@ -222,6 +234,11 @@ class Subscriber:
         lane.missed += 1
         lane.lost_from = message.seq if lane.lost_from is None else min(lane.lost_from, message.seq)
         self._counts[message.channel].missed += 1
+
+    def skip(self, channel: Channel, count: int) -> None:
+        """Count messages of `channel` that were never offered; the client hears of them before the next one."""
+        self.lanes[channel].missed += count
+        self._counts[channel].missed += count
 
     def purge(self, unwanted: Callable[[Message], bool]) -> None:
         """Forget waiting messages: after a client was told that a subscription ended, nothing of it may follow."""

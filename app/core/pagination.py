@@ -5,8 +5,8 @@ import binascii
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
-from urllib.parse import urlencode
+from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote, urlencode
 
 from bson import ObjectId
 from fastapi import Query, Request, Response
@@ -68,12 +68,19 @@ class PageRequest:
     after: Cursor | None = None
 
 
+class Position(Protocol):
+    """Where a page ended."""
+
+    def encode(self) -> str:
+        """The opaque text that clients send back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Rows, newest first, and the cursor of the next page if there may be one."""
 
     rows: list[T]
-    next: Cursor | None
+    next: Position | None
 
     def announce(self, request: Request, response: Response) -> list[T]:
         """Put the next cursor into `Link` and `X-Next-Cursor`, and give the rows."""
@@ -81,7 +88,9 @@ class Page(Generic[T]):
             cursor = self.next.encode()
             query = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
             response.headers["X-Next-Cursor"] = cursor
-            response.headers["Link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
+            response.headers["Link"] = (
+                f'<{quote(request.url.path)}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
+            )
         return self.rows
 
 

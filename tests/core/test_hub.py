@@ -374,3 +374,45 @@ def test_closing_tells_every_connection_also_those_that_come_too_late() -> None:
     assert sorted(told) == [0, 1, 2]
     hub.attach(lambda: told.append(3))
     assert told[-1] == 3
+
+
+def test_what_another_channel_pushed_out_is_told_although_nothing_follows() -> None:
+    hub = Hub(SetClock(), bounds=Bounds(messages=2))
+    subscriber = listener(hub, Channel.SIGNALS, Channel.JOBS, owner=ANN)
+    for channel in (Channel.JOBS, Channel.SIGNALS, Channel.SIGNALS):
+        hub.publish(channel, b"1")
+    told = [(message["type"], message["channel"], message.get("count")) for message in drain(subscriber)]
+    assert told == [("signal", "signals", None), ("signal", "signals", None), ("missed", "jobs", 1)]
+    assert drain(subscriber) == []
+
+
+# What a pacer asks and tells
+
+
+def test_who_hears_a_symbol_is_counted() -> None:
+    hub = Hub(SetClock())
+    assert not hub.heard(Channel.TICKS)
+    whole, some = listener(hub, Channel.TICKS), hub.attach(ignore)
+    hub.subscribe(some, Channel.TICKS, ["A", "B"])
+    assert hub.heard(Channel.TICKS)
+    assert [hub.listeners(Channel.TICKS, symbol) for symbol in "ABC"] == [2, 2, 1]
+    assert (hub.heard(Channel.CANDLES), hub.listeners(Channel.CANDLES, "A")) == (False, 0)
+    hub.detach(whole)
+    assert hub.heard(Channel.TICKS)
+    hub.detach(some)
+    assert not hub.heard(Channel.TICKS)
+
+
+def test_what_was_left_out_is_told_with_the_next_message_to_those_concerned() -> None:
+    hub = Hub(SetClock())
+    whole, some, other = listener(hub, Channel.TICKS), hub.attach(ignore), hub.attach(ignore)
+    hub.subscribe(some, Channel.TICKS, ["A"])
+    hub.subscribe(other, Channel.TICKS, ["B"])
+    hub.skip(Channel.TICKS, "A", 3)
+    hub.skip(Channel.TICKS, "A", 2)
+    assert drain(whole) == drain(some) == []
+    for symbol in "AB":
+        hub.publish(Channel.TICKS, b"1", key=symbol)
+    told = [[message.get("count") for message in drain(subscriber)] for subscriber in (whole, some, other)]
+    assert told == [[5, None, None], [5, None], [None]]
+    assert hub.counts[Channel.TICKS].missed == 10
