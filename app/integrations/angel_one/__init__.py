@@ -1,0 +1,1 @@
+"""Angel One's SmartAPI: session, instruments, candles, and the live feed."""

@@ -1,0 +1,102 @@
+"""A running feed client of the service, and what the tests see of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from app.core.clock import SystemClock
+from app.integrations.angel_one.feed import FeedClient
+from app.integrations.angel_one.frames import AnyFrame, Exchange, Ltp, Mode
+from app.integrations.angel_one.link import Timing
+from app.integrations.angel_one.subscriptions import Instrument, Subscription
+from tests.integrations.angel_one.signing_in import session_of
+from tests.integrations.angel_one.talking import NIFTY, NIFTY_KEY
+from tests.simulators.angel_one import AngelOneSimulator
+from tests.simulators.angel_one.feed import Key
+
+QUICK = Timing(stale_after=0.4, beat_every=0.1, first_wait=0.01, last_wait=0.04, busy_wait=0.02, close_timeout=0.2)
+
+
+def ltp(token: str, mode: Mode = Mode.LTP) -> Subscription:
+    return Subscription(mode, Instrument(Exchange.NSE_CM, token))
+
+
+def key(token: str, mode: Mode = Mode.LTP) -> Key:
+    return int(mode), 1, token
+
+
+class Follower:
+    """A running feed client, what is wanted of it, and what it delivered."""
+
+    def __init__(self, simulator: AngelOneSimulator, client: FeedClient, wanted: Iterable[Subscription]) -> None:
+        self.simulator, self.client, self.wanted = simulator, client, list(wanted)
+        self.frames: list[AnyFrame] = []
+        self._came = asyncio.Event()
+
+    def take(self, frame: AnyFrame, raw: bytes, arrival_ms: int) -> None:
+        assert len(raw) in {51, 123, 379, 443}
+        assert abs(arrival_ms - self.simulator.now().timestamp() * 1000) < 5000
+        self.frames.append(frame)
+        self._came.set()
+
+    def want(self, *wanted: Subscription) -> None:
+        self.wanted = list(wanted)
+        self.client.wake()
+
+    async def until_frames(self, count: int) -> list[AnyFrame]:
+        async with asyncio.timeout(5):
+            while len(self.frames) < count:
+                self._came.clear()
+                await self._came.wait()
+        return self.frames
+
+    async def sees_ticks(self) -> None:
+        """The feed works (again): a tick that leaves now arrives."""
+        await self.simulator.feed.subscribed([NIFTY_KEY])
+        self.frames.clear()
+        await self.simulator.tick(last_price=2_450_055)
+        await self.until_frames(1)
+
+    @property
+    def prices(self) -> list[int]:
+        return [frame.last_price for frame in self.frames if isinstance(frame, Ltp)]
+
+
+@asynccontextmanager
+async def following(
+    simulator: AngelOneSimulator,
+    wanted: Iterable[Subscription] = (ltp(NIFTY.token),),
+    *,
+    timing: Timing = QUICK,
+    session: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Follower]:
+    async with session_of(simulator, **{"renew_pause": 0, **(session or {})}) as signed_in:
+        options = {"url": simulator.feed.url, "clock": SystemClock(), "timing": timing, **options}
+        follower = Follower(simulator, FeedClient(session=signed_in, **options), wanted)
+        assert follower.client.health().state == "off"
+        running = asyncio.create_task(follower.client.run(lambda: follower.wanted, follower.take))
+        try:
+            yield follower
+            assert not running.done()
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+            assert follower.client.health().state == "off"
+
+
+async def until(follower: Follower, state: str) -> None:
+    """Until its health says so; it changes within milliseconds."""
+    async with asyncio.timeout(5):
+        while follower.client.health().state != state:
+            await asyncio.sleep(0.005)
+
+
+async def tried(simulator: AngelOneSimulator, times: int) -> None:
+    """Until so many handshakes were tried, those refused too."""
+    async with asyncio.timeout(5):
+        while simulator.feed.handshakes < times:
+            await asyncio.sleep(0.002)
+    assert simulator.feed.handshakes == times

@@ -1,0 +1,207 @@
+"""The feed client against the simulator, over real sockets: connections that break, and that are refused."""
+
+import asyncio
+import ssl
+from http import HTTPStatus
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from app.integrations.angel_one.link import Timing
+from tests.integrations.angel_one.following import following, key, ltp, tried, until
+from tests.integrations.angel_one.signing_in import credentials, sign_ins
+from tests.integrations.angel_one.talking import NIFTY_KEY
+from tests.simulators.angel_one import INDICES, AngelOneSimulator
+from tests.support.certificates import Certificate, make_certificate
+
+# Faults of the connection
+
+
+async def test_a_half_open_connection_is_noticed(angel_one: AngelOneSimulator):
+    async with following(angel_one) as follower:
+        await follower.sees_ticks()
+        (dead,) = angel_one.feed.connections
+        dead.go_silent()
+        await tried(angel_one, 2)
+        dead.abort()
+        await angel_one.feed.until(lambda: dead not in angel_one.feed.connections)
+        await follower.sees_ticks()
+        assert follower.client.health().last_error == "feed: silent"
+        assert follower.client.health().reconnects == 1
+    assert sign_ins(angel_one) == (1, 0)
+
+
+async def test_unanswered_heartbeats_and_no_frames_mean_a_dead_connection(angel_one: AngelOneSimulator):
+    angel_one.feed.faults.mute_pong = True
+    async with following(angel_one) as follower:
+        await tried(angel_one, 2)
+        angel_one.feed.faults.mute_pong = False
+        await follower.sees_ticks()
+        assert follower.client.health().last_error == "feed: silent"
+
+
+async def test_frames_alone_are_a_sign_of_life(angel_one: AngelOneSimulator):
+    angel_one.feed.faults.mute_pong = True
+    async with following(angel_one) as follower:
+        await angel_one.feed.subscribed([NIFTY_KEY])
+        for _ in range(8):
+            await angel_one.tick()
+            await asyncio.sleep(0.1)
+        await follower.until_frames(8)
+    assert angel_one.feed.handshakes == 1
+
+
+async def test_a_connection_that_lives_and_brings_nothing_is_made_anew_ever_more_rarely(angel_one: AngelOneSimulator):
+    clock = asyncio.get_running_loop().time
+    async with following(angel_one, timing=Timing(stale_after=0.4, quiet_after=0.1, first_wait=0.001)) as follower:
+        times = []
+        for count in (1, 2, 3):
+            await tried(angel_one, count)
+            times.append(clock())
+        assert times[1] - times[0] >= 0.1
+        assert times[2] - times[1] >= 0.2
+        assert follower.client.health().last_error == "feed: no data"
+        while not follower.frames:
+            await angel_one.tick()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+async def test_a_lost_connection_comes_back_with_its_subscriptions(angel_one: AngelOneSimulator, ending: str):
+    async with following(angel_one, [ltp(index.token) for index in INDICES]) as follower:
+        for count in (1, 2, 3):
+            await angel_one.feed.subscribed(key(index.token) for index in INDICES)
+            assert angel_one.feed.handshakes == count
+            (connection,) = angel_one.feed.connections
+            await connection.close() if ending == "close" else connection.abort()
+            await angel_one.feed.until(lambda lost=connection: lost not in angel_one.feed.connections)
+        await follower.sees_ticks()
+        health = follower.client.health()
+        assert health.reconnects == 3
+        assert health.last_error == ("feed: closed (1011)" if ending == "close" else "feed: closed (1006)")
+    assert sign_ins(angel_one) == (1, 0)
+
+
+async def test_tries_become_rarer_until_a_frame_has_come(angel_one: AngelOneSimulator):
+    clock = asyncio.get_running_loop().time
+    angel_one.feed.faults.refuse = 503
+    async with following(angel_one, timing=Timing(first_wait=0.02, last_wait=60)) as follower:
+        await tried(angel_one, 1)
+        began = clock()
+        await tried(angel_one, 6)
+        assert clock() - began > 0.02 * (1 + 2 + 4 + 8 + 16) / 2 - 0.01
+        assert follower.client.health().state == "backing off"
+        assert follower.client.health().last_error == "feed: handshake 503"
+        angel_one.feed.faults.refuse = None
+        await follower.sees_ticks()
+        angel_one.feed.connections[0].abort()
+        began = clock()
+        await tried(angel_one, 8)
+        assert clock() - began < 0.6  # it would be 0.64 s and more
+
+
+# Refused handshakes
+
+
+async def test_expired_tokens_are_refreshed_under_way(angel_one: AngelOneSimulator):
+    async with following(angel_one) as follower:
+        await follower.sees_ticks()
+        angel_one.sessions.expire()
+        await angel_one.feed.connections[0].close()
+        await tried(angel_one, 3)
+        await follower.sees_ticks()
+        assert follower.client.health().last_error == "feed: handshake 401"
+        assert sign_ins(angel_one) == (1, 1)
+        angel_one.sessions.expire(refresh_too=True)
+        await angel_one.feed.connections[0].close()
+        await tried(angel_one, 5)
+        await follower.sees_ticks()
+    assert sign_ins(angel_one) == (2, 2)
+
+
+async def test_a_storm_of_401_is_no_storm_of_sign_ins(angel_one: AngelOneSimulator):
+    angel_one.feed.faults.refuse = 401
+    async with following(angel_one, session={"renew_pause": 30.0}) as follower:
+        await until(follower, "backing off")
+        await asyncio.sleep(0.2)
+        assert angel_one.feed.handshakes == 1  # new tokens must live for a while before they are blamed
+        assert follower.client.health().last_error == "rate limited (new tokens refused)"
+    assert sign_ins(angel_one) == (1, 0)
+
+
+@pytest.mark.parametrize(("status", "refreshes"), [(403, True), (429, False)])
+async def test_a_handshake_that_is_forbidden_waits(angel_one: AngelOneSimulator, status: int, refreshes: bool):
+    angel_one.feed.faults.refuse = status
+    async with following(angel_one, timing=Timing(first_wait=0.001, last_wait=0.002, busy_wait=0.1)) as follower:
+        await tried(angel_one, 1)
+        began = asyncio.get_running_loop().time()
+        await tried(angel_one, 3)
+        assert asyncio.get_running_loop().time() - began > 0.19
+        angel_one.feed.faults.refuse = None
+        await follower.sees_ticks()
+        assert follower.client.health().last_error == f"feed: handshake {status}"
+    assert sign_ins(angel_one) == (1, int(refreshes))
+
+
+async def test_a_refused_sign_in_is_shown_and_not_hammered(angel_one: AngelOneSimulator):
+    wrong = credentials(angel_one, password="0000")
+    async with following(angel_one, session={"account": wrong}) as follower:
+        await until(follower, "refused")
+        follower.client.wake()
+        await asyncio.sleep(0.1)
+        assert follower.client.health().last_error == "sign-in refused (AB1007)"
+    assert sign_ins(angel_one) == (1, 0)
+    assert angel_one.feed.handshakes == 0
+
+
+async def test_nobody_there(angel_one: AngelOneSimulator):
+    async with following(angel_one, url="ws://127.0.0.1:9/smart-stream") as follower:
+        await until(follower, "backing off")
+        assert follower.client.health().last_error == "feed: unreachable"
+
+
+async def test_redirects_are_not_followed(angel_one: AngelOneSimulator):
+    def elsewhere(connection: ServerConnection, _request: Request) -> Response:
+        redirect = connection.respond(HTTPStatus.FOUND, "")
+        redirect.headers["Location"] = angel_one.feed.url
+        return redirect
+
+    async with serve(lambda _socket: asyncio.sleep(0), "127.0.0.1", 0, process_request=elsewhere) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with following(angel_one, url=f"ws://127.0.0.1:{port}/smart-stream") as follower:
+            await until(follower, "backing off")
+            assert follower.client.health().last_error == "feed: handshake 302"
+    assert angel_one.feed.handshakes == 0
+
+
+async def test_a_half_open_connection_does_not_hold_up_the_end(angel_one: AngelOneSimulator):
+    clock = asyncio.get_running_loop().time
+    async with following(angel_one) as follower:
+        await follower.sees_ticks()
+        angel_one.feed.connections[0].go_silent()
+        began = clock()
+    assert clock() - began < 2
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+async def test_certificates_are_verified(certificate: Certificate):
+    async with AngelOneSimulator(rates={}, tls=certificate.server_context()) as simulator:
+        async with following(simulator) as distrusting:
+            await until(distrusting, "backing off")
+            assert distrusting.client.health().last_error == "feed: tls"
+        assert simulator.feed.handshakes == 0
+        trusting = ssl.create_default_context(cafile=certificate.authority)
+        async with following(simulator, tls=trusting) as follower:
+            await follower.sees_ticks()
+        other_name = simulator.feed.url.replace("127.0.0.1", "127.0.0.2")
+        async with following(simulator, tls=trusting, url=other_name) as misled:
+            await until(misled, "backing off")
+            assert misled.client.health().last_error in {"feed: tls", "feed: unreachable"}
