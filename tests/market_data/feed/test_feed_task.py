@@ -1,0 +1,340 @@
+"""One process of several runs the feed, at the hours of the exchanges, and the others know how it does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from app.market_data.feed_task import OUTAGE_MS, FeedTask
+from app.market_data.leading import Part, Past
+from app.market_data.ports import FeedHealth, Instrument, Tick
+from app.market_data.rows import from_ms
+from tests.market_data.candle_ticks import SHARE, at, tick
+from tests.market_data.feed.kit import MarketCalendar, clock_at, until
+from tests.support.clocks import StandingClock
+from tests.support.mongodb import Db
+
+MONDAY = date(2026, 11, 23)
+
+
+class Source:
+    """A `TickSource` that does as it is told."""
+
+    def __init__(self) -> None:
+        self.deliver: Callable[[Sequence[Tick]], None] | None = None
+        self.runs = self.wakes = 0
+        self.state = "live"
+        self.error: Exception | None = None
+        self.broken = asyncio.Event()
+
+    async def run(self, wanted: Callable[[], Sequence[Instrument]], deliver: Callable[[Sequence[Tick]], None]) -> None:
+        assert list(wanted()) == [SHARE]
+        self.runs += 1
+        self.deliver = deliver
+        try:
+            await self.broken.wait()
+            assert self.error
+            raise self.error
+        finally:
+            self.deliver = None
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def health(self) -> FeedHealth:
+        return FeedHealth(self.state, connections=1, subscribed=6, frames=42, last_error="unreachable")
+
+
+class Noting:
+    """A `LeaderPart` that notes what happens."""
+
+    def __init__(self, source: Source, said: list[str], name: str) -> None:
+        self.source, self.said, self.name = source, said, name
+        self.fails: str | None = None
+        self.past: Past | None = None
+
+    async def begin(self, past: Past) -> None:
+        self.past = past
+        assert self.source.deliver is None
+        self._note("begin")
+
+    async def run(self) -> None:
+        self._note("run")
+        await asyncio.Event().wait()
+
+    async def finish(self, *, owned: bool) -> None:
+        assert self.source.deliver is None
+        self._note(f"finish {owned}")
+
+    def _note(self, what: str) -> None:
+        self.said.append(f"{self.name} {what}")
+        if self.fails == what:
+            raise ValueError(what)
+
+
+class Gaps:
+    """A `GapKeeper`."""
+
+    def __init__(self) -> None:
+        self.outages: list[tuple[int, int]] = []
+        self.unfilled: int | None = None
+
+    def outage(self, start_ms: int, end_ms: int) -> None:
+        self.outages.append((start_ms, end_ms))
+
+    def unfilled_ms(self) -> int | None:
+        return self.unfilled
+
+
+class Process:
+    """What one process has of the feed."""
+
+    def __init__(self, db: Db, clock: StandingClock, name: str = "one", *, run_always: bool = False) -> None:
+        self.db, self.clock, self.source, self.gaps = db, clock, Source(), Gaps()
+        self.said: list[str] = []
+        self.states: list[str] = []
+        self.got: list[Tick] = []
+        self.parts = [Noting(self.source, self.said, "first"), Noting(self.source, self.said, "second")]
+        self.feed = FeedTask(
+            db=db,
+            clock=clock,
+            calendar=MarketCalendar(clock),
+            holder=name,
+            source=self.source,
+            wanted=lambda: [SHARE],
+            takers=[self._fail, self.got.extend],
+            parts=self.parts,
+            counters=lambda: {"received": len(self.got)},
+            gaps=self.gaps,
+            on_state=self.states.append,
+            run_always=run_always,
+            lease_seconds=0.6,
+            look_every=0.01,
+        )
+
+    def _fail(self, ticks: Sequence[Tick]) -> None:
+        assert ticks
+        raise ValueError("the first taker is broken, and the second gets the ticks all the same")
+
+    @property
+    def runs(self) -> bool:
+        return self.source.deliver is not None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Process"]:
+        task = asyncio.create_task(self.feed.run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            [ended] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 8)
+            assert isinstance(ended, asyncio.CancelledError), ended
+
+    async def row(self) -> dict[str, Any] | None:
+        return await self.db["market_feed"].find_one({"_id": "feed"})
+
+
+async def test_one_runs_it_and_the_other_says_how_it_does(bare_db: Db):
+    clock = clock_at("10:00:00")
+    one, two = Process(bare_db, clock, "one"), Process(bare_db, clock, "two")
+    async with two.running():
+        async with one.running():
+            await until(lambda: one.runs or two.runs)
+            await asyncio.sleep(0.5)
+            leader, other = (one, two) if one.runs else (two, one)
+            assert (leader.source.runs, other.source.runs) == (1, 0)
+            line = await leader.feed.health()
+            assert (line["status"], line["leading"], line["state"], line["frames"]) == ("ok", True, "live", 42)
+            clock.move(seconds=3)
+            line = await other.feed.health()
+            assert (line["status"], line["leading"], line["leader"]) == ("ok", False, leader.feed._holder)
+            assert line["age_seconds"] == 3
+            assert line["subscribed"] == 6
+            clock.move(seconds=30)  # the leader hangs, or the machine did
+            assert (await other.feed.health())["status"] == "degraded"
+        if leader is one:
+            await until(lambda: two.runs)  # it was released: nobody waits for its end
+        assert two.runs
+    assert (await bare_db["market_feed"].find_one({}) or {})["state"] == "off"
+
+
+async def test_without_a_leader_health_says_so(bare_db: Db):
+    assert await Process(bare_db, clock_at("10:00:00")).feed.health() == {
+        "status": "degraded",
+        "leading": False,
+        "state": "off",
+    }
+
+
+async def test_parts_begin_before_the_first_tick_and_finish_after_the_last(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    async with process.running():
+        await until(lambda: process.runs)
+        assert process.source.deliver
+        process.source.deliver([tick(at("10:00"), 100_00)])
+    assert process.said == [
+        "first begin",
+        "second begin",
+        "first run",
+        "second run",
+        "first finish True",
+        "second finish True",
+    ]
+    assert len(process.got) == 1
+    assert process.parts[0].past == Past()
+
+    # The next one hears of it.
+    process.clock.move(minutes=5)
+    another = Process(bare_db, process.clock, "two")
+    another.gaps.unfilled = at("09:20")
+    async with another.running():
+        await until(lambda: another.runs)
+    assert another.parts[1].past == Past(from_ms(at("10:00")), from_ms(at("10:00")))
+    # And what it could not fill is left to its successor.
+    assert (await another.row() or {})["through"] == from_ms(at("09:20"))
+
+
+async def test_who_lost_the_lease_does_not_write_over_the_other(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    async with process.running():
+        await until(lambda: process.runs)
+        while not await process.row():  # the next one is written two seconds later
+            await asyncio.sleep(0.01)
+        expires = process.clock.now() + timedelta(hours=1)
+        await bare_db["leases"].update_one({"_id": "feed"}, {"$set": {"holder": "other", "expires_at": expires}})
+        await bare_db["market_feed"].replace_one({"_id": "feed"}, {"_id": "feed", "state": "of the other"})
+        await until(lambda: not process.runs)
+        await until(lambda: "second finish False" in process.said)
+    assert (await process.row() or {})["state"] == "of the other"
+
+
+@pytest.mark.parametrize("fails", ["begin", "run"])
+async def test_a_part_that_fails_ends_it_for_the_supervisor_and_frees_the_lease(bare_db: Db, fails: str):
+    process = Process(bare_db, clock_at("10:00:00"))
+    process.parts[1].fails = fails
+    with pytest.raises(ValueError, match=fails):
+        await asyncio.wait_for(process.feed.run(), 8)
+
+    assert "first finish True" in process.said
+    assert not process.feed.leading
+    async with Process(bare_db, process.clock, "two").running() as another:
+        await until(lambda: another.runs)
+    if fails == "begin":  # nobody knows what it would have had to fill
+        assert another.parts[0].past == Past()
+
+
+async def test_a_part_that_fails_at_the_end_keeps_no_other_from_its_own(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    process.parts[0].fails = "finish True"
+    async with process.running():
+        await until(lambda: process.runs)
+
+    assert process.said[-1] == "second finish True"
+
+
+async def test_it_keeps_the_exchanges_hours(bare_db: Db):
+    process = Process(bare_db, clock_at("09:09:59"))
+    clock = process.clock
+    async with process.running():
+        await until(lambda: "paused" in process.states)
+        assert (await process.feed.health())["status"] == "ok"
+        assert process.source.runs == 0
+        clock.moment = from_ms(at("09:10"))
+        await until(lambda: process.runs)
+        clock.moment = from_ms(at("15:30:59"))
+        await asyncio.sleep(0.1)
+        assert process.runs
+        clock.moment = from_ms(at("15:31"))
+        await until(lambda: not process.runs)
+        await until(lambda: process.feed._state == "paused")
+        clock.moment = from_ms(at("09:12", MONDAY))
+        await until(lambda: process.runs)
+    assert process.source.runs == 2
+    assert process.states == ["paused", "live", "paused", "live", "off"]
+
+
+async def test_a_simulator_runs_at_any_hour(bare_db: Db):
+    async with Process(bare_db, clock_at("23:00:00"), run_always=True).running() as process:
+        await until(lambda: process.runs)
+
+
+async def test_a_source_that_gave_up_is_not_asked_again_until_somebody_says_so(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    process.source.error = ValueError("the password is wrong")
+    async with process.running():
+        await until(lambda: process.runs)
+        process.source.state = "refused"
+        process.source.broken.set()
+        await until(lambda: process.feed._state == "refused")
+        await asyncio.sleep(0.3)
+        assert process.source.runs == 1
+        assert process.feed.leading  # else the next process would try the same password
+        assert (await process.feed.health())["status"] == "degraded"
+        process.source.state = "live"
+        process.source.broken.clear()
+        process.feed.wake()
+        await until(lambda: process.runs)
+    assert process.source.wakes == 1
+
+
+async def test_a_broken_source_is_the_supervisors_affair(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    process.source.error = KeyError("a bug")
+    process.source.broken.set()
+    with pytest.raises(KeyError):
+        await asyncio.wait_for(process.feed.run(), 8)
+    assert not process.feed.leading
+
+
+async def test_outages_are_told(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    async with process.running():
+        await until(lambda: process.runs)
+        deliver = process.source.deliver
+        assert deliver
+        for ms in (at("10:00:04"), at("10:00:08"), at("10:00:08") + OUTAGE_MS, at("10:02")):
+            deliver([tick(ms, 100_00)])
+        process.clock.moment = from_ms(at("10:07"))
+    assert process.gaps.outages == [(at("10:00:08") + OUTAGE_MS, at("10:02"))]
+    row = await process.row() or {}
+    assert row["through"] == from_ms(at("10:02"))  # nothing came since
+    assert row["counters"] == {"received": 4}
+
+    # A successor tells of what was missed until its own first tick.
+    process.clock.moment = from_ms(at("10:07:20"))
+    another = Process(bare_db, process.clock, "two")
+    async with another.running():
+        await until(lambda: another.runs)
+        assert another.source.deliver
+        another.source.deliver([tick(at("10:07:22"), 100_00)])
+    assert another.parts[0].past is not None
+    assert another.parts[0].past.through == from_ms(at("10:02"))
+    assert another.gaps.outages == [(at("10:06:20"), at("10:07:22"))]
+
+
+async def test_after_hours_nothing_is_missed(bare_db: Db):
+    process = Process(bare_db, clock_at("20:00:00"))
+    async with process.running():
+        await until(lambda: "paused" in process.states)
+    assert (await process.row() or {})["through"] == process.clock.now()
+
+
+async def test_a_part_of_functions():
+    said: list[str] = []
+
+    def note(what: str) -> Callable[[], Any]:
+        async def do() -> None:
+            said.append(what)
+
+        return do
+
+    part = Part(begin_with=note("begin"), run_with=note("run"), finish_with=note("finish"), only_if_owned=True)
+    await part.begin(Past())
+    await part.run()
+    await part.finish(owned=False)
+    await part.finish(owned=True)
+    await Part().run()
+    assert said == ["begin", "run", "finish"]

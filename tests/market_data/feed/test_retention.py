@@ -1,0 +1,105 @@
+"""Old ticks go, a few at a time; nothing else does."""
+
+from datetime import date
+from typing import Any
+
+from pymongo import AsyncMongoClient, monitoring
+
+from app.market_data.models import LatestDocument, TickDocument
+from app.market_data.retention import STEP_ROWS, TickRetention
+from app.market_data.rows import from_ms
+from tests.market_data.candle_ticks import SHARE, at, tick
+from tests.market_data.feed.kit import MarketCalendar, clock_at, tick_rows
+from tests.support.mongodb import OPTIONS, Db
+
+WEDNESDAY, THURSDAY, FRIDAY = date(2026, 11, 18), date(2026, 11, 19), date(2026, 11, 20)
+
+
+class Deletes(monitoring.CommandListener):
+    """How many rows each request deleted."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Of no interest."""
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        if event.command_name == "delete":
+            self.counts.append(event.reply["n"])
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Of no interest."""
+
+
+async def fill(db: Db, *starts: int, count: int, every: int = 100) -> None:
+    rows = tick_rows(
+        tick(start + n * every, 100_00 + n) for start in starts for n in range(count if start == min(starts) else 3)
+    )
+    for number, row in enumerate(rows):
+        row["_id"] = number
+    await db[TickDocument.Settings.name].insert_many(rows)
+    await db[LatestDocument.Settings.name].insert_one({"_id": SHARE.symbol, "first_at": from_ms(min(starts))})
+
+
+def retention(db: Db, days: int | None, *, after_hours: bool = False) -> TickRetention:
+    clock = clock_at("20:00:00")
+    return TickRetention(
+        db=db, clock=clock, calendar=MarketCalendar(clock), days=days, after_hours=after_hours, pause=0
+    )
+
+
+async def left(db: Db) -> list[Any]:
+    return sorted({row["received_at"] for row in await db["market_data"].find({}).to_list()})
+
+
+async def test_whole_days_go_in_small_steps_and_are_not_searched_again(url: str, db: Db):
+    deletes = Deletes()
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **OPTIONS, event_listeners=[deletes])
+    days = (WEDNESDAY, THURSDAY, FRIDAY)
+    # 50 ticks a second, many times what is guessed at first.
+    await fill(db, *(at("15:10", day) for day in days), at("15:29:59.990", THURSDAY), count=1_200, every=20)
+    await retention(client[db.name], 1).expire()
+    first = list(deletes.counts)
+    deletes.counts.clear()
+    await retention(client[db.name], 1).expire()
+    await client.close()
+
+    assert {moment.date() for moment in await left(db)} == {THURSDAY, FRIDAY}
+    assert sum(first) == 1_200
+    assert max(first) <= 2 * STEP_ROWS
+    assert deletes.counts == []
+
+
+async def test_it_goes_on_where_it_was_a_day_later(db: Db):
+    await fill(db, *(at("15:20", day) for day in (WEDNESDAY, THURSDAY, FRIDAY)), count=3)
+    await retention(db, 2).expire()
+    assert len(await left(db)) == 9
+    await retention(db, 1).expire()
+    assert len(await left(db)) == 6
+    await retention(db, 1).expire()
+    assert len(await left(db)) == 6
+
+
+async def test_what_lies_outside_of_sessions_goes_too(db: Db):
+    await fill(db, at("15:25", WEDNESDAY), at("15:30", WEDNESDAY), at("22:00", WEDNESDAY), count=3)
+    await retention(db, 1).expire()
+    assert await left(db) == []
+
+
+async def test_evenings_are_gone_through_in_steps_where_they_are_stored(url: str, db: Db):
+    deletes = Deletes()
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **OPTIONS, event_listeners=[deletes])
+    await fill(db, at("23:50", WEDNESDAY), count=700, every=300)
+    await retention(client[db.name], 1, after_hours=True).expire()
+    await client.close()
+
+    assert await left(db) == []
+    assert max(deletes.counts) <= STEP_ROWS
+
+
+async def test_without_a_number_of_days_or_without_ticks_nothing_happens(db: Db):
+    await retention(db, 1).expire()
+    await fill(db, at("10:00", date(2020, 1, 1)), count=3)
+    await retention(db, None).expire()
+    assert len(await left(db)) == 3
