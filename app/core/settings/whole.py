@@ -2,9 +2,7 @@
 
 import difflib
 import ipaddress
-import json
 import os
-import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,18 @@ from redis.asyncio.connection import parse_url as parse_redis_url
 
 from app.core.encryption_keys import check_keys, new_key
 from app.core.key_files import read_or_create_secret
+from app.core.settings.crypto import CryptoSettings
+from app.core.settings.market_data import MarketDataSettings
+from app.core.settings.values import (
+    BASE_URL,
+    LOOPBACK,
+    MAX_RETENTION_DAYS,
+    ORIGIN,
+    SENDER,
+    scheme,
+    service_address,
+    split,
+)
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -33,18 +43,17 @@ LOCAL_FRONTENDS = (
 )
 # What scripts/run and docker-compose.yml read from the same file.
 _OF_SCRIPTS = {"HOST", "PORT", "WORKERS", "ARROW_PUBLISH"}
+# Settings that are addresses of providers.
+_PROVIDERS = (
+    "angel_one_base_url",
+    "angel_one_ws_url",
+    "angel_one_instruments_url",
+    "coingecko_base_url",
+    "coinmarketcap_base_url",
+)
 MIN_SECRET_BYTES = 32
 # Words that stand in samples and tutorials where the secret should be.
 _PLACEHOLDERS = ("your-secret", "changeme", "change-me", "change_me", "secret-key-here", "example", "placeholder")
-
-# What stands before an address's `://`. Not `urlsplit`: its errors show parts of what they cannot read, passwords too.
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE).match
-_BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE).fullmatch
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+", re.IGNORECASE).fullmatch
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_SENDER = re.compile(r"(?:[^<>@]*<)?[^<>@\s]+@[^<>@\s]+>?").fullmatch
-MAX_RETENTION_DAYS = 36_500
-"""A hundred years: beyond what a date can hold, nothing could be stored any more."""
 
 
 class SettingsError(Exception):
@@ -64,24 +73,6 @@ def _variable(field: str) -> str:
     return next((name.upper() for name in names if name.upper() in known), names[0].upper())
 
 
-def _split(value: Any) -> Any:
-    """A list given as JSON or comma-separated text."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise ValueError("is neither a JSON list nor comma-separated text") from error
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _scheme(address: str) -> str:
-    found = _SCHEME(address)
-    return found[1].lower() if found else ""
-
-
 def _weakness(secret: str) -> str | None:
     """Why `secret` must not sign tokens in production; None if nothing speaks against it."""
     if len(secret.encode()) < MIN_SECRET_BYTES:
@@ -91,7 +82,7 @@ def _weakness(secret: str) -> str | None:
     return None
 
 
-class Settings(BaseSettings):
+class Settings(MarketDataSettings, CryptoSettings, BaseSettings):
     """The service's configuration; `.env.example` explains each variable to the person who sets it."""
 
     model_config = SettingsConfigDict(
@@ -133,6 +124,9 @@ class Settings(BaseSettings):
     redis_host: str | None = None
     redis_port: int = Field(6379, ge=1, le=65535)
     redis_db: int = Field(0, ge=0)
+
+    # jobs
+    task_broker_url: SecretStr | None = None
 
     # accounts
     secret_key: SecretStr = SecretStr("")
@@ -195,12 +189,12 @@ class Settings(BaseSettings):
     @field_validator("allowed_origins", "secret_key_previous", "encryption_keys", mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
-        return _split(value)
+        return split(value)
 
     @field_validator("trusted_proxies", "webhook_allowed_ips", mode="before")
     @classmethod
     def _networks(cls, value: Any) -> Any:
-        names = _split(value)
+        names = split(value)
         if not isinstance(names, list):
             return names
         networks: list[str] = []
@@ -221,21 +215,21 @@ class Settings(BaseSettings):
     @field_validator("mongodb_url")
     @classmethod
     def _mongodb_only(cls, value: SecretStr | None) -> SecretStr | None:
-        scheme = _scheme(value.get_secret_value()) if value else ""
-        if value and scheme not in {"mongodb", "mongodb+srv"}:
+        begins = scheme(value.get_secret_value()) if value else ""
+        if value and begins not in {"mongodb", "mongodb+srv"}:
             raise ValueError(
                 "the address of MongoDB (MONGODB_URL, MONGO_DB_CONNECTION_STRING or DATABASE_URL) "
-                f"must start with mongodb:// or mongodb+srv://{', not ' + scheme + '://' if scheme else ''}"
+                f"must start with mongodb:// or mongodb+srv://{', not ' + begins + '://' if begins else ''}"
             )
         return value
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "task_broker_url")
     @classmethod
     def _redis_only(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
         text = value.get_secret_value()
-        if _scheme(text) not in {"redis", "rediss"}:
+        if scheme(text) not in {"redis", "rediss"}:
             raise ValueError("must start with redis:// or rediss://")
         try:
             parse_redis_url(text)
@@ -255,14 +249,14 @@ class Settings(BaseSettings):
         # Browsers send no slash at the end.
         origins = [origin.strip().rstrip("/") for origin in value]
         for origin in origins:
-            if origin not in {"*", "null"} and not _ORIGIN(origin):
+            if origin not in {"*", "null"} and not ORIGIN(origin):
                 raise ValueError(f"{origin!r} is not an origin; write https://app.example.com, without a path, or *")
         return origins
 
     @field_validator("public_base_url")
     @classmethod
     def _base_url(cls, value: str | None) -> str | None:
-        if value and not _BASE_URL(value):
+        if value and not BASE_URL(value):
             raise ValueError("must be an http:// or https:// address, without spaces, query or fragment")
         return value.rstrip("/") if value else None
 
@@ -275,7 +269,7 @@ class Settings(BaseSettings):
     @classmethod
     def _sender(cls, value: str | None) -> str | None:
         # One address, with a name or without; whatever else has no place in a header.
-        if value and not (value.isprintable() and _SENDER(value)):
+        if value and not (value.isprintable() and SENDER(value)):
             raise ValueError("must be an address, as in Arrow <arrow@example.com>")
         return value
 
@@ -295,6 +289,16 @@ class Settings(BaseSettings):
     def _smtp(self) -> Self:
         if self.smtp_username and not self.smtp_password:
             raise ValueError("SMTP_PASSWORD: is required with SMTP_USERNAME")
+        return self
+
+    @model_validator(mode="after")
+    def _providers(self) -> Self:
+        for name in _PROVIDERS:
+            try:
+                address = service_address(getattr(self, name), production=self.production)
+            except ValueError as error:
+                raise ValueError(f"{name.upper()}: {error}") from None
+            object.__setattr__(self, name, address)
         return self
 
     @model_validator(mode="after")
@@ -355,8 +359,10 @@ class Settings(BaseSettings):
             lines.append("SMTP_HOST is not set: no codes, no verification and no password reset by e-mail")
         if self.smtp_host and not self.mail_from and "@" not in (self.smtp_username or ""):
             lines.append("MAIL_FROM is not set: mails come from arrow@localhost, which most servers refuse")
-        if self.smtp_username and self.smtp_tls == "none" and self.smtp_host not in _LOOPBACK:
+        if self.smtp_username and self.smtp_tls == "none" and self.smtp_host not in LOOPBACK:
             lines.append("SMTP_TLS is none: the mail server's password travels in clear text")
+        if self.angel_one_missing and len(self.angel_one_missing) < 4:
+            lines.append(f"{' and '.join(self.angel_one_missing)} missing: there is no live market data without")
         names = {name.upper() for field in type(self).model_fields for name in _names(field)} | _OF_SCRIPTS
         for name in dotenv_values(".env"):
             if name.upper() not in names:
@@ -365,13 +371,11 @@ class Settings(BaseSettings):
         return lines
 
     @property
+    def feed_enabled(self) -> bool:
+        """Whether live market data is wanted and can be had."""
+        return self.background_tasks_enabled and not self.angel_one_missing
+
+    @property
     def production(self) -> bool:
         """Whether strict rules hold: JSON logs, no generated secret."""
         return self.environment == "production"
-
-
-if __name__ == "__main__":  # `python -m app.core.settings`: are they right?
-    try:
-        Settings.load()
-    except SettingsError as error:
-        raise SystemExit(f"arrow: {error}") from None
