@@ -162,6 +162,11 @@ StrategyWriter = Annotated[Principal, Depends(Permission(Scope.STRATEGIES_WRITE)
 AlertReader = Annotated[Principal, Depends(Permission(Scope.ALERTS_READ))]
 AlertWriter = Annotated[Principal, Depends(Permission(Scope.ALERTS_WRITE))]
 AuditReader = Annotated[Principal, Depends(Permission(Scope.AUDIT_READ))]
+MarketDataWriter = Annotated[Principal, Depends(Permission(Scope.MARKET_DATA_WRITE, Role.OPERATOR))]
+CryptoSyncer = Annotated[Principal, Depends(Permission(Scope.CRYPTO_SYNC))]
+PortfolioReader = Annotated[Principal, Depends(Permission(Scope.PORTFOLIO_READ))]
+PortfolioWriter = Annotated[Principal, Depends(Permission(Scope.PORTFOLIO_WRITE))]
+JobReader = Annotated[Principal, Depends(Permission(Scope.JOBS_READ))]
 SignedIn = Annotated[Principal, Depends(Permission())]
 """A person: sessions, passwords, tokens and second factors are not for API tokens."""
 Administrator = Annotated[Principal, Depends(Permission(role=Role.ADMIN))]

@@ -32,6 +32,11 @@ class Scope(StrEnum):
     ORDERS_READ = "orders:read"
     ORDERS_WRITE = "orders:write"
     AUDIT_READ = "audit:read"
+    MARKET_DATA_WRITE = "market-data:write"
+    CRYPTO_SYNC = "crypto:sync"
+    PORTFOLIO_READ = "portfolio:read"
+    PORTFOLIO_WRITE = "portfolio:write"
+    JOBS_READ = "jobs:read"
 
 
 ALL_SCOPES = frozenset(Scope)

@@ -1,0 +1,1 @@
+"""Cryptocurrency listings: fetched on a schedule, listed, charted, with history, risk and portfolios."""
