@@ -30,6 +30,10 @@ TAGS = [
         "description": "Where TradingView posts to. Possession of the key in the path is the credential.",
     },
     {"name": "Alerts", "description": "What arrived: list, read, correct, delete, chart."},
+    {
+        "name": "Market data",
+        "description": "Live prices of Indian indices and shares: ticks, candles, charts, market hours, data quality.",
+    },
     {"name": "System", "description": "What runs here and how it is."},
 ]
 

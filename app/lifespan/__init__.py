@@ -17,11 +17,19 @@ from app.lifespan.accounts import accounts
 from app.lifespan.background import background
 from app.lifespan.features import features
 from app.lifespan.ground import ground_floor
+from app.lifespan.market import Market
 from app.mail.models import DOCUMENTS as MAIL_DOCUMENTS
+from app.market_data.models import DOCUMENTS as MARKET_DOCUMENTS
 
 log = structlog.get_logger("arrow")
 
-DOCUMENTS: list[type[Document]] = [*AUTH_DOCUMENTS, *ALERT_DOCUMENTS, *AUDIT_DOCUMENTS, *MAIL_DOCUMENTS]
+DOCUMENTS: list[type[Document]] = [
+    *AUTH_DOCUMENTS,
+    *ALERT_DOCUMENTS,
+    *AUDIT_DOCUMENTS,
+    *MAIL_DOCUMENTS,
+    *MARKET_DOCUMENTS,
+]
 """Every document of every feature."""
 
 
@@ -36,8 +44,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ground = await ground_floor(settings, DOCUMENTS, stack)
         people = accounts(registry, settings, ground)
         await people.audit.complete()
-        features(registry, settings, ground, people)
-        background(registry, settings, ground, people, stack)
+        hub = features(registry, settings, ground, people)
+        market = Market(registry, settings, ground, hub)
+        background(registry, settings, ground, people, market, stack)
         log.info("started", version=__version__, environment=settings.environment, database=ground.database.mode)
         yield
         log.info("stopping")

@@ -16,11 +16,17 @@ from app.core.jobs import Jobs
 from app.core.settings import Settings
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
+from app.lifespan.market import Market
 from app.stream.service import StreamService
 from app.system.health import HealthService
 
+SHUTDOWN_SECONDS = 8.0
+"""What background tasks get to store what they hold: the feed's parts need up to four seconds."""
 
-def background(registry: Registry, settings: Settings, ground: Ground, people: People, stack: AsyncExitStack) -> None:
+
+def background(
+    registry: Registry, settings: Settings, ground: Ground, people: People, market: Market, stack: AsyncExitStack
+) -> None:
     """Start the background tasks; `stack` ends them."""
     supervisor = ground.supervisor
     directory, rejected = registry.get(KeyDirectory), registry.get(RejectedDeliveries)
@@ -29,6 +35,7 @@ def background(registry: Registry, settings: Settings, ground: Ground, people: P
     jobs.add("alert retention", timedelta(hours=1), registry.get(AlertService).expire)
     jobs.add("audit retention", timedelta(hours=1), people.retention.expire)
     jobs.add("TOTP secrets under older keys", timedelta(hours=1), registry.get(SecondFactors).reseal_all)
+    feed_health = market.start(jobs, stack)
     supervisor.add("key use", directory.run)
     supervisor.add("refused deliveries", rejected.run)
     supervisor.add("stream", streams.run)
@@ -43,9 +50,6 @@ def background(registry: Registry, settings: Settings, ground: Ground, people: P
 
     async def bus_health() -> dict[str, Any]:
         return {"status": "ok" if ground.bus.connected else "degraded", **ground.bus.health()}
-
-    async def feed_health() -> dict[str, Any]:
-        return {"status": "off"}
 
     async def jobs_health() -> dict[str, Any]:
         return {"status": "ok", **jobs.health()} if settings.background_tasks_enabled else {"status": "off"}
@@ -78,7 +82,7 @@ def background(registry: Registry, settings: Settings, ground: Ground, people: P
     # Closed in reverse: clients first, then what is accepted is stored, then the tasks.
     stack.callback(registry.get(Passwords).close)
     stack.push_async_callback(people.audit.drain)
-    stack.push_async_callback(supervisor.stop)
+    stack.push_async_callback(supervisor.stop, SHUTDOWN_SECONDS)
     stack.push_async_callback(directory.save_last_used)
     stack.push_async_callback(people.uses.save)
     stack.push_async_callback(rejected.drain)

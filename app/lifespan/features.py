@@ -20,8 +20,8 @@ from app.stream.conversation import Limits
 from app.stream.service import StreamService
 
 
-def features(registry: Registry, settings: Settings, ground: Ground, people: People) -> None:
-    """Make the services of the features and provide what endpoints ask for."""
+def features(registry: Registry, settings: Settings, ground: Ground, people: People) -> Hub:
+    """Make the services of the features and provide what endpoints ask for; gives the hub of the WebSockets."""
     clock, bus = ground.clock, ground.bus
     metrics = registry.get(Metrics)
     sequence = Sequence(clock)
@@ -49,6 +49,7 @@ def features(registry: Registry, settings: Settings, ground: Ground, people: Peo
     bus.subscribe(SessionRevoked, streams.on_session_revoked)
     bus.subscribe(AccountChanged, streams.on_account_changed)
     bus.subscribe(PeersChanged, streams.on_peers_changed)
+    return hub
 
 
 def _stream_alert(hub: Hub, event: AlertStored) -> None:

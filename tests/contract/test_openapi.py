@@ -56,6 +56,15 @@ CONTRACT = [
     ("GET", "/api/v1/admin/users/{user_id}"),
     ("PATCH", "/api/v1/admin/users/{user_id}"),
     ("GET", "/api/v1/audit"),
+    ("GET", "/api/v1/market-data/latest"),
+    ("GET", "/api/v1/market-data/symbol/{symbol}"),
+    ("GET", "/api/v1/market-data/filter"),
+    ("GET", "/api/v1/market-data/statistics"),
+    ("GET", "/api/v1/market-data/chart/{symbol}"),
+    ("GET", "/api/v1/market-data/symbols"),
+    ("GET", "/api/v1/market-data/candles/{symbol}"),
+    ("GET", "/api/v1/market-data/quality"),
+    ("GET", "/api/v1/market-data/market-status"),
     ("POST", "/alerts/bind_key"),
     ("GET", "/alerts/strategy_names"),
     ("GET", "/alerts/rejected"),
@@ -75,6 +84,7 @@ CONTRACT = [
 PUBLIC = re.compile(
     r"/|/health.*|/metrics|/api(/v1)?/auth/(register|signup|login|signin|refresh|logout|request-otp|otp-login"
     r"|login/second-factor|verify-email(/resend)?|password/(forgot|reset))"
+    r"|/api/v1/market-data/(?!watchlist).*"
 )
 UNFORESEEABLE = {
     "/api/v1/auth/otp-login",

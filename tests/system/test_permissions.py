@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from app.core.deps import permission_of
+from app.core.deps import Permission, permission_of
 from app.core.security import Role, Scope
 from app.core.settings import Settings
 from app.main import create_app
@@ -24,6 +24,7 @@ PUBLIC = "anybody"
 KEY = "whoever has the strategy's key"
 PERSON = "a signed-in person"
 ADMIN = "an administrator"
+OPERATOR = f"an operator, with {Scope.MARKET_DATA_WRITE}"
 
 WHO: dict[str, str] = {
     "POST /data/{secret_key}": KEY,
@@ -76,6 +77,15 @@ WHO: dict[str, str] = {
     "GET /api/v1/admin/users/{user_id}": ADMIN,
     "PATCH /api/v1/admin/users/{user_id}": ADMIN,
     "GET /api/v1/audit": Scope.AUDIT_READ,
+    "GET /api/v1/market-data/latest": PUBLIC,
+    "GET /api/v1/market-data/symbol/{symbol}": PUBLIC,
+    "GET /api/v1/market-data/filter": PUBLIC,
+    "GET /api/v1/market-data/candles/{symbol}": PUBLIC,
+    "GET /api/v1/market-data/chart/{symbol}": PUBLIC,
+    "GET /api/v1/market-data/symbols": PUBLIC,
+    "GET /api/v1/market-data/statistics": PUBLIC,
+    "GET /api/v1/market-data/quality": PUBLIC,
+    "GET /api/v1/market-data/market-status": PUBLIC,
     "GET /ws": PUBLIC,
     "GET /": PUBLIC,
     "GET /health": PUBLIC,
@@ -104,9 +114,15 @@ def declared(tmp_path: Path) -> dict[str, str]:
             if permission is None:
                 who = KEY if "{secret_key}" in str(context.path) else PUBLIC
             else:
-                who = permission.scope or (ADMIN if permission.role is Role.ADMIN else PERSON)
+                who = _who(permission)
             found[f"{method} {context.path}"] = who
     return found
+
+
+def _who(permission: Permission) -> str:
+    if permission.scope is None:
+        return ADMIN if permission.role is Role.ADMIN else PERSON
+    return permission.scope if permission.role is Role.USER else f"an {permission.role}, with {permission.scope}"
 
 
 def test_every_route_says_in_its_signature_who_may_call_it(tmp_path: Path):
@@ -212,6 +228,12 @@ def test_only_an_administrator_may(callers: Callers, route: str):
     assert callers.call(route, callers.admin) not in {401, 403}
 
 
+@pytest.mark.parametrize("route", [route for route, who in GUARDED.items() if who == OPERATOR])
+def test_only_an_operator_may_and_a_token_of_theirs_with_the_scope(callers: Callers, route: str):
+    assert [callers.call(route, token) for token in (callers.user, callers.all_scopes)] == [403, 403]
+    assert callers.call(route, callers.admin) not in {401, 403}
+
+
 def test_the_documentation_says_who(callers: Callers):
     document: dict[str, Any] = json.loads(callers.http.get("/openapi.json").text)
 
@@ -219,5 +241,10 @@ def test_the_documentation_says_who(callers: Callers):
         method, path = route.split()
         operation = document["paths"][path][method.lower()]
         assert operation["security"], route
-        expected = f"`{who}`" if who in set(Scope) else "`admin`" if who == ADMIN else "no API token"
+        words = {
+            ADMIN: "`admin`",
+            PERSON: "no API token",
+            OPERATOR: f"`operator`, or an API token with the scope `{Scope.MARKET_DATA_WRITE}`",
+        }
+        expected = words.get(who, f"`{who}`")
         assert expected in operation["description"], route

@@ -6,6 +6,6 @@ from app.market_data.router.candles import router as candles
 from app.market_data.router.market import router as market
 from app.market_data.router.ticks import router as ticks
 
-router = APIRouter(prefix="/api/v1/market-data")
+router = APIRouter()
 for _part in (ticks, candles, market):
     router.include_router(_part)

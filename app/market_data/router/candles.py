@@ -12,10 +12,10 @@ from app.core.settings import Settings
 from app.market_data.candle_reading import CandleReading
 from app.market_data.chart_service import MarketCharts
 from app.market_data.ports import Timeframe
-from app.market_data.router.common import PUBLIC, TAGS, PageQuery, SpanQuery, SymbolPath, json_response
+from app.market_data.router.common import PREFIX, PUBLIC, TAGS, PageQuery, SpanQuery, SymbolPath, json_response
 from app.market_data.schemas import Candle, CandleFigure, ChartFormat, TimeframeIn
 
-router = APIRouter(tags=TAGS, dependencies=PUBLIC)
+router = APIRouter(prefix=PREFIX, tags=TAGS, dependencies=PUBLIC)
 
 Length = Annotated[TimeframeIn, Query(description="How long a candle is; case does not matter.")]
 

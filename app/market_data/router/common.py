@@ -17,6 +17,8 @@ from app.market_data.wire import encoded
 
 M = TypeVar("M", bound=BaseModel)
 
+PREFIX = "/api/v1/market-data"
+"""Of every path: each router names it, so that logs and metrics show whole paths."""
 TAGS: list[str | Enum] = ["Market data"]
 
 

@@ -9,10 +9,10 @@ from app.core.pagination import PAGED
 from app.core.problem import problem_responses
 from app.market_data.market_status import MarketHours
 from app.market_data.reading import MarketReading
-from app.market_data.router.common import PUBLIC, TAGS, SymbolPageQuery, SymbolsQuery
+from app.market_data.router.common import PREFIX, PUBLIC, TAGS, SymbolPageQuery, SymbolsQuery
 from app.market_data.schemas import Day, MarketStatus, Statistics, SymbolInfo, SymbolQuality
 
-router = APIRouter(tags=TAGS, dependencies=PUBLIC)
+router = APIRouter(prefix=PREFIX, tags=TAGS, dependencies=PUBLIC)
 
 Reading = Annotated[MarketReading, provided(MarketReading)]
 

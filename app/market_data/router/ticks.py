@@ -9,6 +9,7 @@ from app.core.pagination import PAGED
 from app.core.problem import problem_responses
 from app.market_data.reading import MarketReading
 from app.market_data.router.common import (
+    PREFIX,
     PUBLIC,
     TAGS,
     EndQuery,
@@ -23,7 +24,7 @@ from app.market_data.router.common import (
 )
 from app.market_data.schemas import Exchange, MarketTick, Price, QualityIn, Source, Symbol, TickFilters
 
-router = APIRouter(tags=TAGS, dependencies=PUBLIC)
+router = APIRouter(prefix=PREFIX, tags=TAGS, dependencies=PUBLIC)
 
 Reading = Annotated[MarketReading, provided(MarketReading)]
 

@@ -59,8 +59,13 @@ EQUITIES: Final = (
 class Market:
     """Deterministic prices: candles are a function of their minute, ticks walk at random from a seed."""
 
-    def __init__(self, listings: Iterable[Listing] = (*INDICES, *EQUITIES), seed: int = 1) -> None:
+    def __init__(
+        self, listings: Iterable[Listing] = (*INDICES, *EQUITIES), seed: int = 1, *, always: bool = False
+    ) -> None:
+        """`always`: candles around the clock and at weekends, where else they are those of 09:15 to 15:30."""
         self.listings = {(listing.exchange, listing.token): listing for listing in listings}
+        self._hours = (0, 24 * 60) if always else (OPENS, CLOSES)
+        self._days = 7 if always else 5
         self._random = random.Random(seed)  # noqa: S311 (prices, not secrets)
         self._last: dict[tuple[int, str], dict[str, int]] = {}
         self._sequence = 0
@@ -79,7 +84,7 @@ class Market:
         """The next tick of an instrument: all fields of a SnapQuote, which agree with one another."""
         day = self._last.get((listing.exchange, listing.token))
         if day is None:
-            opening = listing.base + self._random.randrange(-listing.base // 500, listing.base // 500)
+            opening = _price(listing, int(moment.timestamp()) // 60)
             day = {"last_price": opening, "open": opening, "high": opening, "low": opening, "volume": 0}
         price = max(5, day["last_price"] + round(self._random.gauss(0, listing.base / 20_000) / 5) * 5)
         quantity = self._random.randrange(1, 500)
@@ -117,16 +122,17 @@ class Market:
     # Candles
 
     def candles(self, listing: Listing, interval: str, start: datetime, end: datetime) -> Iterator[list[object]]:
-        """Rows of `getCandleData` that begin from `start` to `end`: weekdays, 09:15 to 15:30, from minutes on."""
+        """Rows of `getCandleData` that begin from `start` to `end`, in the hours of this market."""
+        first, last = self._hours
         length, _ = INTERVALS[interval]
         day = start.astimezone(IST).replace(hour=0, minute=0, second=0, microsecond=0)
         while day <= end:
-            for minute in range(OPENS, CLOSES, length) if day.weekday() < 5 else ():
+            for minute in range(first, last, length) if day.weekday() < self._days else ():
                 opens = day + timedelta(minutes=minute)
                 # A day's candle is dated at midnight.
                 stamp = day if interval == "ONE_DAY" else opens
                 if start <= stamp <= end:
-                    yield [stamp.isoformat(), *self._bar(listing, opens, min(length, CLOSES - minute))]
+                    yield [stamp.isoformat(), *self._bar(listing, opens, min(length, last - minute))]
             day += timedelta(days=1)
 
     def _bar(self, listing: Listing, opens: datetime, minutes: int) -> list[float | int]:

@@ -1,0 +1,172 @@
+"""Live market data, put together: what every process reads and streams, and the feed that one of them runs."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from app.core.deps import Registry
+from app.core.errors import StartupError
+from app.core.events import FeedChanged
+from app.core.hub import Hub
+from app.core.jobs import Jobs
+from app.core.market_calendar import MarketCalendar
+from app.core.market_days import CalendarDataError, load_calendar
+from app.core.settings import Settings
+from app.integrations.angel_one.credentials import Credentials
+from app.integrations.angel_one.feed import FeedClient
+from app.integrations.angel_one.session import AngelOneSession
+from app.lifespan.ground import Ground
+from app.market_data.adapters.angel_one import AngelOneCandles, AngelOneTicks
+from app.market_data.backfill import Backfill
+from app.market_data.candle_reading import CandleReading
+from app.market_data.candle_store import CandleStore
+from app.market_data.candle_task import CandleTask
+from app.market_data.candles import CandleBuilder
+from app.market_data.chart_service import MarketCharts
+from app.market_data.counters import Counters
+from app.market_data.feed_task import FeedTask
+from app.market_data.latest import LatestPrices
+from app.market_data.leading import Part
+from app.market_data.market_status import MarketHours
+from app.market_data.models import TickDocument
+from app.market_data.pipeline import Pipeline
+from app.market_data.ports import DEFAULT_INSTRUMENTS, Instrument
+from app.market_data.quality import DataQuality
+from app.market_data.reading import MarketReading
+from app.market_data.retention import TickRetention
+from app.market_data.sink import TickStore
+from app.market_data.spill import Spill
+from app.market_data.stream import TickStream
+
+DRAIN_SECONDS = 3.0
+"""What the end of a process leaves the database for its last ticks; the rest goes to the disk."""
+
+FeedHealth = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Market:
+    """Market data in this process."""
+
+    def __init__(self, registry: Registry, settings: Settings, ground: Ground, hub: Hub) -> None:
+        """What every process has; endpoints get it from `registry`. Raises `StartupError` for an unusable calendar."""
+        self._settings, self._ground = settings, ground
+        clock = ground.clock
+        try:
+            self._calendar = MarketCalendar(clock, load_calendar(settings.market_calendar_file))
+        except CalendarDataError as error:
+            raise StartupError(f"MARKET_CALENDAR_FILE: {error}") from None
+        self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
+        reading = MarketReading(clock=clock, calendar=self._calendar, stream=self._stream, followed=self._wanted)
+        candles = CandleReading(clock=clock, calendar=self._calendar, reading=reading)
+        registry.provide(MarketReading, reading)
+        registry.provide(CandleReading, candles)
+        registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self._calendar))
+        registry.provide(MarketHours, MarketHours(clock=clock, calendar=self._calendar))
+
+    def _wanted(self) -> Sequence[Instrument]:
+        """What the feed is to follow."""
+        return DEFAULT_INSTRUMENTS
+
+    def start(self, jobs: Jobs, stack: AsyncExitStack) -> FeedHealth:
+        """Hand the background work to the supervisor and the jobs; gives what `/health` asks."""
+        ground, settings = self._ground, self._settings
+        stack.callback(self._stream.close)
+        retention = TickRetention(
+            db=ground.database.db,
+            clock=ground.clock,
+            calendar=self._calendar,
+            days=settings.tick_retention_days,
+            after_hours=settings.store_after_hours,
+        )
+        jobs.add("tick retention", timedelta(hours=1), retention.expire)
+        if not settings.feed_enabled:
+            return self._no_feed
+        return self._start_feed(stack)
+
+    async def _no_feed(self) -> dict[str, Any]:
+        missing = self._settings.angel_one_missing
+        if not missing:
+            return {"status": "off", "reason": "BACKGROUND_TASKS_ENABLED is false"}
+        return {"status": "off", "reason": f"{' and '.join(missing)} not set"}
+
+    def _start_feed(self, stack: AsyncExitStack) -> FeedHealth:
+        settings, ground, calendar = self._settings, self._ground, self._calendar
+        clock, db, supervisor = ground.clock, ground.database.db, ground.supervisor
+        session = self._session()
+        stack.push_async_callback(session.close)
+
+        counters, latest = Counters(), LatestPrices(db, clock)
+        store = TickStore(
+            db[TickDocument.Settings.name],
+            clock=clock,
+            counters=counters,
+            spill=Spill(settings.data_dir / "spill", clock=clock, max_bytes=settings.tick_spill_max_mb * 1024 * 1024),
+            on_stored=lambda rows, new: latest.note_stored(rows, counted=new),
+            on_drained=latest.save,
+        )
+        builder, candle_store = CandleBuilder(calendar), CandleStore(db)
+        pipeline = Pipeline(
+            calendar=calendar,
+            clock=clock,
+            latest=latest,
+            candles=builder,
+            outlet=self._stream,
+            sink=store,
+            store_after_hours=settings.store_after_hours,
+            counters=counters,
+        )
+        candles = CandleTask(
+            db=db,
+            clock=clock,
+            calendar=calendar,
+            builder=builder,
+            store=candle_store,
+            outlet=self._stream,
+            wanted=self._wanted,
+        )
+        backfill = Backfill(
+            source=AngelOneCandles(session, clock),
+            builder=builder,
+            store=candle_store,
+            clock=clock,
+            calendar=calendar,
+            wanted=self._wanted,
+        )
+        quality = DataQuality(db=db, clock=clock, calendar=calendar, counters=counters)
+        feed = FeedTask(
+            db=db,
+            clock=clock,
+            calendar=calendar,
+            holder=ground.holder,
+            source=AngelOneTicks(FeedClient(url=settings.angel_one_ws_url, session=session, clock=clock), session),
+            wanted=self._wanted,
+            takers=[pipeline.accept, quality.saw],
+            parts=[Part(latest.load, latest.run, latest.save), candles, backfill, quality],
+            counters=lambda: {**counters.as_dict(), "conflated": self._stream.health()["conflated"]},
+            gaps=backfill,
+            on_state=lambda state: ground.bus.announce(FeedChanged(state)),
+            run_always=settings.feed_always,
+        )
+        supervisor.add("tick store", store.run)
+        supervisor.add("feed", feed.run)
+
+        async def flush() -> None:  # after the supervisor has stopped: nothing arrives any more
+            await store.drain(DRAIN_SECONDS)
+            await latest.save()
+
+        stack.push_async_callback(flush)
+        return feed.health
+
+    def _session(self) -> AngelOneSession:
+        settings = self._settings
+        api_key, client_id = settings.angel_one_api_key, settings.angel_one_client_id
+        password, totp_key = settings.angel_one_password, settings.angel_one_totp_key
+        if not (api_key and client_id and password and totp_key):
+            raise StartupError("ANGEL_ONE_API_KEY: the feed needs all four credentials")
+        return AngelOneSession(
+            Credentials(api_key=api_key, client_id=client_id, password=password, totp_key=totp_key),
+            clock=self._ground.clock,
+            base_url=settings.angel_one_base_url,
+            refusals_file=settings.data_dir / "angel_one" / "refused.json",
+        )

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""The service beside simulated providers: what `scripts/demo` runs. Ctrl-C ends both.
+
+Prices are made up. The exchange of the demo is open around the clock: its calendar is a file in the demo's data folder,
+given to the service by MARKET_CALENDAR_FILE. Of the environment and `.env` only what has nothing to do with Angel One
+is used.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from app.core.market_calendar import IST  # noqa: E402 (the path comes first)
+from tests.simulators.angel_one import AngelOneSimulator  # noqa: E402
+from tests.simulators.angel_one.market import Market  # noqa: E402
+
+DAYS = 400
+"""Before and after today that the demo's calendar knows."""
+
+
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the person who runs it wants."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description="The service with simulated live prices.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--every", type=float, default=0.5, help="seconds between ticks of an index (default: 0.5)")
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "demo", help="the demo's data folder")
+    return parser.parse_args(arguments)
+
+
+def write_calendar(path: Path) -> None:
+    """A calendar, in the format of `app/core/assets/market_calendar.json`, with a session all day long every day."""
+    today = datetime.now(IST).date()
+    days = [today + timedelta(days=number) for number in range(-DAYS, DAYS + 1)]
+    hours = {"pre_open": "00:00:00", "opens": "09:15:00", "closes": "15:30:00", "post_close": "16:00:00"}
+    always = [["00:00:00", "23:59:59.999999"]]
+    calendar = {
+        "version": f"demo {today}",
+        "about": "For scripts/demo: an exchange that never closes.",
+        "sources": [],
+        "first": str(days[0]),
+        "last": str(days[-1]),
+        "hours": [{"since": str(days[0]), **hours}],
+        "closures": [],
+        "sessions": [{"day": str(day), "kind": "special", "name": "Demo", "windows": always} for day in days],
+    }
+    path.write_text(json.dumps(calendar))
+
+
+def environment(options: argparse.Namespace, simulator: AngelOneSimulator) -> dict[str, str]:
+    """The environment of the service."""
+    calendar = options.data / "market_calendar.json"
+    write_calendar(calendar)
+    return {
+        **os.environ,
+        "DATA_DIR": str(options.data),
+        "MARKET_CALENDAR_FILE": str(calendar),
+        "ENVIRONMENT": "development",
+        **simulator.environment(),
+    }
+
+
+def greeting(url: str) -> str:
+    """What to look at."""
+    return f"""
+Simulated prices are streaming. Look at
+  {url}/docs                                                       everything, to try out
+  {url}/api/v1/market-data/latest                                  the newest ticks
+  {url}/api/v1/market-data/chart/NIFTY%2050?timeframe=1m&format=html   a chart
+  {url}/health                                                     how the feed does
+Ctrl-C ends the demo. Its data stay in the demo's folder until you delete it.
+"""
+
+
+async def demo(options: argparse.Namespace) -> int:
+    """Run both until the service ends; gives its exit status."""
+    options.data = options.data.resolve()
+    options.data.mkdir(parents=True, exist_ok=True)
+    market = Market(seed=int(datetime.now(UTC).timestamp()), always=True)
+    async with AngelOneSimulator(market=market, rates={}) as simulator:
+        command = ["-m", "uvicorn", "app.main:app", "--host", options.host, "--port", str(options.port)]
+        command += ["--ws", "websockets-sansio", "--no-access-log", "--no-proxy-headers", "--no-server-header"]
+        service = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=ROOT, env=environment(options, simulator)
+        )
+        # Ctrl-C reaches the service by itself; a SIGTERM of whoever supervises the demo is passed on.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end, service)
+        prices = asyncio.create_task(simulator.stream(every=options.every))
+        try:
+            sys.stdout.write(greeting(f"http://{options.host}:{options.port}"))
+            sys.stdout.flush()
+            return await service.wait()
+        finally:
+            prices.cancel()
+            _end(service)
+            await service.wait()
+
+
+def _end(service: asyncio.subprocess.Process) -> None:
+    if service.returncode is None:
+        with suppress(ProcessLookupError):
+            service.terminate()
+
+
+def main() -> int:
+    """Ctrl-C reaches the service, too: it ends by itself."""
+    try:
+        return asyncio.run(demo(options_of()))
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
