@@ -111,11 +111,8 @@ def declared(tmp_path: Path) -> dict[str, str]:
         route = context.original_route
         permission = permission_of(route.dependant) if isinstance(route, APIRoute) else None
         for method in (context.methods or set()) - {"HEAD"}:
-            if permission is None:
-                who = KEY if "{secret_key}" in str(context.path) else PUBLIC
-            else:
-                who = _who(permission)
-            found[f"{method} {context.path}"] = who
+            open_to = KEY if "{secret_key}" in str(context.path) else PUBLIC
+            found[f"{method} {context.path}"] = _who(permission) if permission else open_to
     return found
 
 
