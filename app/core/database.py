@@ -1,6 +1,7 @@
 """The connection to MongoDB, or to the embedded database where no address is set."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,10 @@ from app.core.errors import StartupError
 from app.core.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
+
+
+DUPLICATE_KEY = 11000
+_INDEX_OF = re.compile(r"collection: \S*?\.(?P<collection>\S+) index: (?P<index>\S+)").search
 
 
 class DatabaseUnreachableError(StartupError):
@@ -100,8 +105,22 @@ class Database:
                 await asyncio.sleep(0.5)
 
     async def register(self, models: Sequence[type[Document]]) -> None:
-        """Bind Beanie's documents to this database and build their indexes."""
-        await init_beanie(database=self.db, document_models=list(models))
+        """Bind Beanie's documents to this database and build their indexes.
+
+        Raises `StartupError` where stored rows stand against a unique index.
+        """
+        try:
+            await init_beanie(database=self.db, document_models=list(models))
+        except OperationFailure as error:
+            if error.code != DUPLICATE_KEY:
+                raise
+            # Its words show the values, too.
+            found = _INDEX_OF(str(error))
+            where = f"{found['index']} of {found['collection']}" if found else "one of them"
+            raise StartupError(
+                f"A unique index ({where}) cannot be built: stored rows repeat. For market_data "
+                "scripts/create_market_data_unique_index.py resolves that; export the data first."
+            ) from None
 
     async def ping(self) -> float:
         """Milliseconds that a round trip took; raises `PyMongoError`, or `TimeoutError` after 2 s."""
