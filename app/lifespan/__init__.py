@@ -12,6 +12,8 @@ from app.alerts.models import DOCUMENTS as ALERT_DOCUMENTS
 from app.audit.models import DOCUMENTS as AUDIT_DOCUMENTS
 from app.auth.models import DOCUMENTS as AUTH_DOCUMENTS
 from app.core.deps import Registry
+from app.core.hub import Hub
+from app.core.outbox import Channel
 from app.core.settings import Settings
 from app.lifespan.accounts import accounts
 from app.lifespan.background import background
@@ -44,8 +46,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ground = await ground_floor(settings, DOCUMENTS, stack)
         people = accounts(registry, settings, ground)
         await people.audit.complete()
-        hub = features(registry, settings, ground, people)
+        hub = Hub(ground.clock)
         market = Market(registry, settings, ground, hub)
+        features(registry, settings, ground, people, hub, {Channel.TICKS: market.snapshot})
         background(registry, settings, ground, people, market, stack)
         log.info("started", version=__version__, environment=settings.environment, database=ground.database.mode)
         yield

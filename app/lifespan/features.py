@@ -17,11 +17,14 @@ from app.core.settings import Settings
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
 from app.stream.conversation import Limits
+from app.stream.ports import Snapshots
 from app.stream.service import StreamService
 
 
-def features(registry: Registry, settings: Settings, ground: Ground, people: People) -> Hub:
-    """Make the services of the features and provide what endpoints ask for; gives the hub of the WebSockets."""
+def features(
+    registry: Registry, settings: Settings, ground: Ground, people: People, hub: Hub, snapshots: Snapshots
+) -> None:
+    """Make the services of the features and provide what endpoints ask for."""
     clock, bus = ground.clock, ground.bus
     metrics = registry.get(Metrics)
     sequence = Sequence(clock)
@@ -32,7 +35,6 @@ def features(registry: Registry, settings: Settings, ground: Ground, people: Peo
     alerts = registry.provide(AlertService, AlertService(settings, people.keys, ingest, bus, clock))
     registry.provide(AlertCharts, AlertCharts(alerts, ground.cache, FigureImages(), bus))
 
-    hub = Hub(clock)
     limits = Limits(
         max_connections=settings.ws_max_connections, max_connections_per_address=settings.ws_max_connections_per_address
     )
@@ -40,6 +42,7 @@ def features(registry: Registry, settings: Settings, ground: Ground, people: Peo
         hub=hub,
         authenticator=people.authenticator,
         replays={Channel.ALERTS: alerts},
+        snapshots=snapshots,
         clock=clock,
         limits=limits,
         connected=lambda: bus.connected,
@@ -49,7 +52,6 @@ def features(registry: Registry, settings: Settings, ground: Ground, people: Peo
     bus.subscribe(SessionRevoked, streams.on_session_revoked)
     bus.subscribe(AccountChanged, streams.on_account_changed)
     bus.subscribe(PeersChanged, streams.on_peers_changed)
-    return hub
 
 
 def _stream_alert(hub: Hub, event: AlertStored) -> None:

@@ -12,6 +12,7 @@ from app.core.hub import Hub
 from app.core.jobs import Jobs
 from app.core.market_calendar import MarketCalendar
 from app.core.market_days import CalendarDataError, load_calendar
+from app.core.metrics import Metrics
 from app.core.settings import Settings
 from app.integrations.angel_one.credentials import Credentials
 from app.integrations.angel_one.feed import FeedClient
@@ -29,6 +30,7 @@ from app.market_data.feed_task import FeedTask
 from app.market_data.latest import LatestPrices
 from app.market_data.leading import Part
 from app.market_data.market_status import MarketHours
+from app.market_data.metrics import FeedCollector
 from app.market_data.models import TickDocument
 from app.market_data.pipeline import Pipeline
 from app.market_data.ports import DEFAULT_INSTRUMENTS, Instrument
@@ -36,6 +38,7 @@ from app.market_data.quality import DataQuality
 from app.market_data.reading import MarketReading
 from app.market_data.retention import TickRetention
 from app.market_data.sink import TickStore
+from app.market_data.snapshot import TickSnapshot
 from app.market_data.spill import Spill
 from app.market_data.stream import TickStream
 
@@ -50,7 +53,7 @@ class Market:
 
     def __init__(self, registry: Registry, settings: Settings, ground: Ground, hub: Hub) -> None:
         """What every process has; endpoints get it from `registry`. Raises `StartupError` for an unusable calendar."""
-        self._settings, self._ground = settings, ground
+        self._settings, self._ground, self._metrics = settings, ground, registry.get(Metrics)
         clock = ground.clock
         try:
             self._calendar = MarketCalendar(clock, load_calendar(settings.market_calendar_file))
@@ -59,6 +62,7 @@ class Market:
         self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
         reading = MarketReading(clock=clock, calendar=self._calendar, stream=self._stream, followed=self._wanted)
         candles = CandleReading(clock=clock, calendar=self._calendar, reading=reading)
+        self.snapshot = TickSnapshot(reading)
         registry.provide(MarketReading, reading)
         registry.provide(CandleReading, candles)
         registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self._calendar))
@@ -148,6 +152,8 @@ class Market:
             on_state=lambda state: ground.bus.announce(FeedChanged(state)),
             run_always=settings.feed_always,
         )
+        registry = self._metrics.registry
+        registry.register(FeedCollector(counters, live=lambda: feed.state == "live", waiting=lambda: store.waiting))
         supervisor.add("tick store", store.run)
         supervisor.add("feed", feed.run)
 
@@ -156,7 +162,14 @@ class Market:
             await latest.save()
 
         stack.push_async_callback(flush)
-        return feed.health
+
+        async def health() -> dict[str, Any]:
+            line, storing = await feed.health(), store.health()
+            if storing["status"] != "ok":
+                line["status"] = "degraded"
+            return {**line, "storing": storing, "backfill": backfill.health()} if feed.leading else line
+
+        return health
 
     def _session(self) -> AngelOneSession:
         settings = self._settings

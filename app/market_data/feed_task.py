@@ -107,6 +107,11 @@ class FeedTask:
         self._source.wake()
 
     @property
+    def state(self) -> str:
+        """That of this process's feed: a state of `FeedHealth`; `off` where another one leads."""
+        return self._state
+
+    @property
     def leading(self) -> bool:
         """Whether this process runs the feed."""
         return self._lease.held
@@ -256,6 +261,8 @@ class FeedTask:
     async def health(self) -> dict[str, Any]:
         """The line for `/health`: this process's own feed, or what the one that leads said last; never raises."""
         if self._lease.held:
+            if self._running or self._refused:
+                self._look()  # it is looked at once a second, and may have gone on since
             feed = self._source.health()
             return {
                 "status": "ok" if self._state in _FINE else "degraded",

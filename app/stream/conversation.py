@@ -18,7 +18,7 @@ from app.core.hub import Hub
 from app.core.outbox import POLICIES, Channel, Message, Subscriber
 from app.core.security import Authenticator, Principal, Scope
 from app.stream import schemas
-from app.stream.ports import Replays
+from app.stream.ports import Replays, Snapshots
 from app.stream.schemas import ProtocolError, Reply, Tag
 
 log = structlog.get_logger(__name__)
@@ -63,6 +63,7 @@ class Context:
     clock: Clock
     authenticator: Authenticator
     replays: Replays
+    snapshots: Snapshots
     limits: Limits
     replay_turns: asyncio.Semaphore
     """Bounds the replays at one time: after a restart every client asks for one."""
@@ -225,6 +226,7 @@ class Conversation:
         seq = self._hub.subscribe(self._outbox, channel, symbols)
         if request.since is None:
             self._acknowledge(request.id, channel, seq)
+            await self._show(channel, symbols, seq)
         elif channel not in self._context.replays:
             self._acknowledge(request.id, channel, seq, replayed=0, truncated=True)
         else:
@@ -249,6 +251,24 @@ class Conversation:
             most = self._limits.max_symbols_total
             raise ProtocolError("too_many_symbols", f"You can hear at most {most} symbols; subscribe to all instead.")
         return symbols
+
+    async def _show(self, channel: Channel, symbols: list[str] | None, seq: int) -> None:
+        """Send what is known now of a channel, and only then live messages; without it if that takes too long."""
+        snapshot = self._context.snapshots.get(channel)
+        if snapshot is None:
+            return
+        self._outbox.hold(channel)
+        try:
+            async with asyncio.timeout(self._limits.patience_seconds), self._context.replay_turns:
+                found = await snapshot.newest(symbols)
+            for data in found:
+                await self._still_subscribed(channel)
+                self._outbox.reply(self._hub.envelope(channel, seq, data))
+        except (DomainError, PyMongoError, TimeoutError) as error:
+            log.info("a subscriber begins without the newest prices", error=type(error).__name__)
+        finally:
+            if channel in self._outbox.lanes:
+                self._outbox.release(channel, (), seq)
 
     async def _replay(self, request: schemas.Subscribe, channel: Channel, since: int, seq: int) -> None:
         """Send what is stored after `since`, acknowledge, and only then let live messages through."""

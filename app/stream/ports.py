@@ -1,6 +1,6 @@
 """What streaming needs from other features; the lifespan hands it over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from app.core.outbox import Channel
@@ -20,3 +20,14 @@ class Replay(Protocol):
 
 Replays: TypeAlias = Mapping[Channel, Replay]
 """The channels that can be resumed."""
+
+
+class Snapshot(Protocol):
+    """What is known of a channel now, so that a new subscriber need not wait for the next message."""
+
+    async def newest(self, symbols: Sequence[str] | None) -> list[bytes]:
+        """The newest of each of `symbols` that is known, of all if None (a thousand at most): encoded JSON."""
+
+
+Snapshots: TypeAlias = Mapping[Channel, Snapshot]
+"""The channels that have something to say at once."""

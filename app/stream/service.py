@@ -18,7 +18,7 @@ from app.core.hub import Hub
 from app.core.problem import domain_response
 from app.core.security import Authenticator
 from app.stream.conversation import Context, Limits
-from app.stream.ports import Replays
+from app.stream.ports import Replays, Snapshots
 from app.stream.session import Session
 from app.stream.wire import GoneError, Wire
 
@@ -47,6 +47,7 @@ class StreamService:
         hub: Hub,
         authenticator: Authenticator,
         replays: Replays,
+        snapshots: Snapshots | None = None,
         clock: Clock,
         limits: Limits | None = None,
         connected: Callable[[], bool] = lambda: True,
@@ -59,7 +60,7 @@ class StreamService:
         self._hub, self._clock, self._connected = hub, clock, connected
         self._limits = limits or Limits()
         turns = asyncio.Semaphore(REPLAYS_AT_ONCE)
-        self._context = Context(hub, clock, authenticator, replays, self._limits, turns)
+        self._context = Context(hub, clock, authenticator, replays, snapshots or {}, self._limits, turns)
         self._recheck_seconds = recheck_seconds
         self._sessions: dict[Session, int] = {}
         """With the turn in which each is asked after."""

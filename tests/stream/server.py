@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -93,6 +93,25 @@ class Stored:
         return found
 
 
+class Known:
+    """Fills the `Snapshot` port: what is known of one channel now."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Any] = {}
+        self.asking = threading.Event()
+        self.gate: asyncio.Event | None = None
+        self.error: Exception | None = None
+
+    async def newest(self, symbols: Sequence[str] | None) -> list[bytes]:
+        self.asking.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error:
+            raise self.error
+        wanted = list(self.rows) if symbols is None else symbols
+        return [json.dumps(self.rows[symbol]).encode() for symbol in wanted if symbol in self.rows]
+
+
 class Server:
     """uvicorn on a free port, in a thread with an event loop of its own."""
 
@@ -103,13 +122,14 @@ class Server:
         loop: Any = "auto",
         recheck_seconds: float = RECHECK_SECONDS,
     ) -> None:
-        self.accounts, self.stored, self.connected = Accounts(), Stored(), True
+        self.accounts, self.stored, self.known, self.connected = Accounts(), Stored(), Known(), True
         clock = SystemClock()
         self.hub = Hub(clock, bounds=bounds)
         self.service = StreamService(
             hub=self.hub,
             authenticator=self.accounts,
             replays={Channel.ALERTS: self.stored},
+            snapshots={Channel.TICKS: self.known},
             clock=clock,
             limits=limits,
             connected=lambda: self.connected,
