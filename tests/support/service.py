@@ -129,6 +129,18 @@ class ServiceProcess:
         pid: int = self.health()["database"]["embedded"]["pid"]
         return pid
 
+    @property
+    def mongodb_url(self) -> str:
+        """The database that the running service uses."""
+        if not self.embedded:
+            return self.env["MONGODB_URL"]
+        return f"mongodb://127.0.0.1:{self.health()['database']['embedded']['port']}/?directConnection=true"
+
+    @property
+    def database_name(self) -> str:
+        """Its name there."""
+        return self.env.get("DATABASE_NAME", "arrow")
+
     def kill_all(self) -> None:
         """`kill -9` of the service and everything that it started."""
         victims = self._tree()
