@@ -8,24 +8,20 @@ is used.
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from app.core.market_calendar import IST  # noqa: E402 (the path comes first)
-from tests.simulators.angel_one import AngelOneSimulator  # noqa: E402
+from tests.simulators.angel_one import AngelOneSimulator  # noqa: E402 (the path comes first)
+from tests.simulators.angel_one.calendar import write_calendar  # noqa: E402
 from tests.simulators.angel_one.market import Market  # noqa: E402
-
-DAYS = 400
-"""Before and after today that the demo's calendar knows."""
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,25 +32,6 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=0.5, help="seconds between ticks of an index (default: 0.5)")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "demo", help="the demo's data folder")
     return parser.parse_args(arguments)
-
-
-def write_calendar(path: Path) -> None:
-    """A calendar, in the format of `app/core/assets/market_calendar.json`, with a session all day long every day."""
-    today = datetime.now(IST).date()
-    days = [today + timedelta(days=number) for number in range(-DAYS, DAYS + 1)]
-    hours = {"pre_open": "00:00:00", "opens": "09:15:00", "closes": "15:30:00", "post_close": "16:00:00"}
-    always = [["00:00:00", "23:59:59.999999"]]
-    calendar = {
-        "version": f"demo {today}",
-        "about": "For scripts/demo: an exchange that never closes.",
-        "sources": [],
-        "first": str(days[0]),
-        "last": str(days[-1]),
-        "hours": [{"since": str(days[0]), **hours}],
-        "closures": [],
-        "sessions": [{"day": str(day), "kind": "special", "name": "Demo", "windows": always} for day in days],
-    }
-    path.write_text(json.dumps(calendar))
 
 
 def environment(options: argparse.Namespace, simulator: AngelOneSimulator) -> dict[str, str]:

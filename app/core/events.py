@@ -113,6 +113,41 @@ class FeedChanged(Event, frozen=True):
     """A state of `market_data.ports.FeedHealth`."""
 
 
+class GenerationMade(Event, frozen=True):
+    """A sync has made a new generation of the cryptocurrency listing: older ones are not served any more."""
+
+    number: int
+
+
+class JobChanged(Event, frozen=True):
+    """A run of a job was queued, started, got on, or ended."""
+
+    run_id: str
+    job: str
+    """The job's name."""
+    state: str
+    """A `core.scheduler.RunState`."""
+    finished: bool
+    seconds: float | None
+    """How long it ran, once it has ended."""
+    seq: int
+    """Orders the changes: microseconds since the epoch, strictly increasing with every change of a run."""
+    body: bytes
+    """The run as JSON, as every member may see it: encoded once, by the process that changed it."""
+
+
+class InstrumentsChanged(Event, frozen=True):
+    """There is a newer list of instruments in the database."""
+
+    version: str
+
+
+class WatchlistChanged(Event, frozen=True):
+    """Other instruments are to be followed by the live feed: who goes by the list reads it again."""
+
+    revision: int
+
+
 class PeersChanged(Event, frozen=True):
     """This process was (re)connected to the others, lost them, or missed events of theirs: caches must be emptied."""
 
@@ -132,5 +167,9 @@ WireEvent = (
     | TicksArrived
     | CandlesChanged
     | FeedChanged
+    | InstrumentsChanged
+    | WatchlistChanged
+    | GenerationMade
+    | JobChanged
 )
 """The events that travel between processes."""

@@ -1,10 +1,11 @@
 """Live market data, put together: what every process reads and streams, and the feed that one of them runs."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
+from app.core.audit import AuditTrail
 from app.core.deps import Registry
 from app.core.errors import StartupError
 from app.core.events import FeedChanged
@@ -16,9 +17,11 @@ from app.core.metrics import Metrics
 from app.core.settings import Settings
 from app.integrations.angel_one.credentials import Credentials
 from app.integrations.angel_one.feed import FeedClient
+from app.integrations.angel_one.instruments import InstrumentFile
 from app.integrations.angel_one.session import AngelOneSession
 from app.lifespan.ground import Ground
 from app.market_data.adapters.angel_one import AngelOneCandles, AngelOneTicks
+from app.market_data.adapters.angel_one_instruments import MODES, AngelOneListings, plan_fault
 from app.market_data.backfill import Backfill
 from app.market_data.candle_reading import CandleReading
 from app.market_data.candle_store import CandleStore
@@ -26,14 +29,17 @@ from app.market_data.candle_task import CandleTask
 from app.market_data.candles import CandleBuilder
 from app.market_data.chart_service import MarketCharts
 from app.market_data.counters import Counters
+from app.market_data.feed_health import feed_line
 from app.market_data.feed_task import FeedTask
+from app.market_data.instrument_search import InstrumentSearch
+from app.market_data.instrument_task import InstrumentTask
+from app.market_data.instruments import InstrumentMaster
 from app.market_data.latest import LatestPrices
 from app.market_data.leading import Part
 from app.market_data.market_status import MarketHours
 from app.market_data.metrics import FeedCollector
 from app.market_data.models import TickDocument
 from app.market_data.pipeline import Pipeline
-from app.market_data.ports import DEFAULT_INSTRUMENTS, Instrument
 from app.market_data.quality import DataQuality
 from app.market_data.reading import MarketReading
 from app.market_data.retention import TickRetention
@@ -41,6 +47,7 @@ from app.market_data.sink import TickStore
 from app.market_data.snapshot import TickSnapshot
 from app.market_data.spill import Spill
 from app.market_data.stream import TickStream
+from app.market_data.watchlist import Watchlist
 
 DRAIN_SECONDS = 3.0
 """What the end of a process leaves the database for its last ticks; the rest goes to the disk."""
@@ -51,7 +58,7 @@ FeedHealth = Callable[[], Awaitable[dict[str, Any]]]
 class Market:
     """Market data in this process."""
 
-    def __init__(self, registry: Registry, settings: Settings, ground: Ground, hub: Hub) -> None:
+    def __init__(self, registry: Registry, settings: Settings, ground: Ground, hub: Hub, audit: AuditTrail) -> None:
         """What every process has; endpoints get it from `registry`. Raises `StartupError` for an unusable calendar."""
         self._settings, self._ground, self._metrics = settings, ground, registry.get(Metrics)
         clock = ground.clock
@@ -60,7 +67,29 @@ class Market:
         except CalendarDataError as error:
             raise StartupError(f"MARKET_CALENDAR_FILE: {error}") from None
         self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
-        reading = MarketReading(clock=clock, calendar=self._calendar, stream=self._stream, followed=self._wanted)
+        db, bus = ground.database.db, ground.bus
+        source = AngelOneListings(InstrumentFile(settings.angel_one_instruments_url)) if settings.feed_enabled else None
+        self._master = registry.provide(InstrumentMaster, InstrumentMaster(db=db, clock=clock, bus=bus, source=source))
+        self._watchlist = registry.provide(
+            Watchlist,
+            Watchlist(
+                db=db,
+                clock=clock,
+                bus=bus,
+                audit=audit,
+                master=self._master,
+                plan_fault=plan_fault,
+                configured=settings.angel_one_symbols,
+            ),
+        )
+        registry.provide(InstrumentSearch, InstrumentSearch(self._master, self._watchlist))
+        reading = MarketReading(
+            clock=clock,
+            calendar=self._calendar,
+            stream=self._stream,
+            followed=self._watchlist.followed,
+            doubt=self._watchlist.doubt,
+        )
         candles = CandleReading(clock=clock, calendar=self._calendar, reading=reading)
         self.snapshot = TickSnapshot(reading)
         registry.provide(MarketReading, reading)
@@ -68,9 +97,10 @@ class Market:
         registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self._calendar))
         registry.provide(MarketHours, MarketHours(clock=clock, calendar=self._calendar))
 
-    def _wanted(self) -> Sequence[Instrument]:
-        """What the feed is to follow."""
-        return DEFAULT_INSTRUMENTS
+    async def load(self) -> None:
+        """Learn from the database what is followed; before `start`."""
+        await self._master.load()
+        await self._watchlist.load()
 
     def start(self, jobs: Jobs, stack: AsyncExitStack) -> FeedHealth:
         """Hand the background work to the supervisor and the jobs; gives what `/health` asks."""
@@ -84,15 +114,16 @@ class Market:
             after_hours=settings.store_after_hours,
         )
         jobs.add("tick retention", timedelta(hours=1), retention.expire)
+        ground.supervisor.add("instruments", self._master.run)
+        ground.supervisor.add("watchlist", self._watchlist.run)
         if not settings.feed_enabled:
             return self._no_feed
         return self._start_feed(stack)
 
     async def _no_feed(self) -> dict[str, Any]:
         missing = self._settings.angel_one_missing
-        if not missing:
-            return {"status": "off", "reason": "BACKGROUND_TASKS_ENABLED is false"}
-        return {"status": "off", "reason": f"{' and '.join(missing)} not set"}
+        reason = f"{' and '.join(missing)} not set" if missing else "BACKGROUND_TASKS_ENABLED is false"
+        return feed_line({"status": "off", "reason": reason}, self._master.health(), self._watchlist.health())
 
     def _start_feed(self, stack: AsyncExitStack) -> FeedHealth:
         settings, ground, calendar = self._settings, self._ground, self._calendar
@@ -127,7 +158,7 @@ class Market:
             builder=builder,
             store=candle_store,
             outlet=self._stream,
-            wanted=self._wanted,
+            wanted=self._watchlist.followed,
         )
         backfill = Backfill(
             source=AngelOneCandles(session, clock),
@@ -135,7 +166,7 @@ class Market:
             store=candle_store,
             clock=clock,
             calendar=calendar,
-            wanted=self._wanted,
+            wanted=self._watchlist.followed,
         )
         quality = DataQuality(db=db, clock=clock, calendar=calendar, counters=counters)
         feed = FeedTask(
@@ -143,8 +174,12 @@ class Market:
             clock=clock,
             calendar=calendar,
             holder=ground.holder,
-            source=AngelOneTicks(FeedClient(url=settings.angel_one_ws_url, session=session, clock=clock), session),
-            wanted=self._wanted,
+            source=AngelOneTicks(
+                FeedClient(url=settings.angel_one_ws_url, session=session, clock=clock),
+                session,
+                mode_of=lambda instrument: MODES[self._watchlist.mode_of(instrument)],
+            ),
+            wanted=self._watchlist.followed,
             takers=[pipeline.accept, quality.saw],
             parts=[Part(latest.load, latest.run, latest.save), candles, backfill, quality],
             counters=lambda: {**counters.as_dict(), "conflated": self._stream.health()["conflated"]},
@@ -156,6 +191,10 @@ class Market:
         registry.register(FeedCollector(counters, live=lambda: feed.state == "live", waiting=lambda: store.waiting))
         supervisor.add("tick store", store.run)
         supervisor.add("feed", feed.run)
+        instruments = InstrumentTask(master=self._master, db=db, clock=clock, holder=ground.holder)
+        supervisor.add("instrument list", instruments.run)
+        self._watchlist.on_change(feed.wake)
+        self._watchlist.on_change(backfill.look)
 
         async def flush() -> None:  # after the supervisor has stopped: nothing arrives any more
             await store.drain(DRAIN_SECONDS)
@@ -167,7 +206,9 @@ class Market:
             line, storing = await feed.health(), store.health()
             if storing["status"] != "ok":
                 line["status"] = "degraded"
-            return {**line, "storing": storing, "backfill": backfill.health()} if feed.leading else line
+            if feed.leading:
+                line |= {"storing": storing, "backfill": backfill.health()}
+            return feed_line(line, self._master.health(), self._watchlist.health())
 
         return health
 

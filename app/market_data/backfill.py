@@ -6,7 +6,7 @@ Only minutes are fetched; what is longer follows from them. Requests are far eno
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import structlog
@@ -68,16 +68,30 @@ class Backfill:
         self._not_before_ms = 0
         self._last_request = -apart
         self._filled = self._failed = self._dropped = 0
+        self._followed: set[str] | None = None
+        """Symbols that are wanted while this process runs the feed."""
         self._last_error: str | None = None
 
     # Gaps
 
     def outage(self, start_ms: int, end_ms: int) -> None:
         """There was no feed between these times: queue what of it lies in sessions, for all that is wanted."""
-        wanted = self._wanted()
+        self._queue(start_ms, end_ms, self._wanted())
+
+    def _queue(self, start_ms: int, end_ms: int, instruments: Sequence[Instrument]) -> None:
         for low, high in self._stretches(start_ms, end_ms):
-            for instrument in wanted:
+            for instrument in instruments:
                 self.add(Gap(instrument, low, high))
+
+    def look(self) -> None:
+        """What is wanted has changed: queue today's session of what was not wanted before, where the feed runs here."""
+        if self._followed is None:
+            return
+        wanted = self._wanted()
+        new = [instrument for instrument in wanted if instrument.symbol not in self._followed]
+        self._followed = {instrument.symbol for instrument in wanted}
+        now = self._clock.now()
+        self._queue(to_ms(_midnight(now)), to_ms(now), new)
 
     def add(self, gap: Gap) -> None:
         """Queue a gap within one session; joined with the one queued last for its symbol if they touch."""
@@ -119,8 +133,8 @@ class Backfill:
         self._waiting.clear()
         self._last_key.clear()
         now = self._clock.now()
-        midnight = now.astimezone(IST).replace(hour=0, minute=0, second=0, microsecond=0)
-        self.outage(to_ms(past.through or past.at or midnight), to_ms(now))
+        self._followed = {instrument.symbol for instrument in self._wanted()}
+        self.outage(to_ms(past.through or past.at or _midnight(now)), to_ms(now))
 
     async def run(self) -> None:
         """See `LeaderPart`."""
@@ -133,8 +147,9 @@ class Backfill:
             else:
                 await self._try(key)
 
-    async def finish(self, *, owned: bool) -> None:
+    async def finish(self, *, owned: bool) -> None:  # noqa: ARG002 (the port's)
         """See `LeaderPart`: nothing is left to store; the next leader finds what was not filled."""
+        self._followed = None
 
     async def _try(self, key: tuple[str, int]) -> None:
         item = self._waiting[key]
@@ -188,3 +203,8 @@ class Backfill:
             "dropped": self._dropped,
             "last_error": self._last_error,
         }
+
+
+def _midnight(moment: datetime) -> datetime:
+    """When the day of `moment` began in India."""
+    return moment.astimezone(IST).replace(hour=0, minute=0, second=0, microsecond=0)

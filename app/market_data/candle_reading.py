@@ -56,6 +56,8 @@ class CandleReading:
             rows = await self._between(symbol, timeframe, bottom, top, page.limit + 1 - len(found))
             found += rows
             bars, top = min(bars * (1 if rows else 4), MOST_BARS), bottom - 1
+            if len(found) <= page.limit and not await self._any(symbol, timeframe, low, top):
+                top = low - 1  # a year without candles need not be walked through
         rows = found[: page.limit]
         wires = [candle_of_row(row) for row in rows]
         if len(found) > page.limit:
@@ -81,12 +83,12 @@ class CandleReading:
         symbol = known.symbol if known else symbol
         return symbol, (await self._between(symbol, timeframe, start, end, MOST_BARS))[::-1]
 
+    async def _any(self, symbol: str, timeframe: Timeframe, low: int, high: int) -> bool:
+        query = _query(symbol, timeframe, low, high)
+        return await CandleDocument.get_pymongo_collection().find_one(query, {"_id": 1}) is not None
+
     async def _between(self, symbol: str, timeframe: Timeframe, low: int, high: int, most: int) -> list[Row]:
-        query = {
-            "symbol": symbol,
-            "timeframe": str(timeframe),
-            "start": {"$gte": from_ms(low), "$lte": from_ms(high)},
-        }
+        query = _query(symbol, timeframe, low, high)
         return await CandleDocument.get_pymongo_collection().find(query).sort("start", DESCENDING).limit(most).to_list()
 
     # How many there can be
@@ -137,3 +139,7 @@ class CandleReading:
 
     def _sessions(self, start: datetime, end: datetime) -> Iterator[Session]:
         return self._calendar.sessions(start.astimezone(IST).date(), end.astimezone(IST).date())
+
+
+def _query(symbol: str, timeframe: Timeframe, low: int, high: int) -> Row:
+    return {"symbol": symbol, "timeframe": str(timeframe), "start": {"$gte": from_ms(low), "$lte": from_ms(high)}}

@@ -1,7 +1,8 @@
 """Which ticks are taken at all, and what the others are worth.
 
 A tick is rejected only when it cannot be right; what merely contradicts the day's limits, or what came before it, is
-kept and marked `suspect`. No tick is compared with one that is newer than it.
+kept and marked `suspect`, and so is all of an instrument whose token is said to be another's. No tick is compared with
+one that is newer than it.
 """
 
 from typing import Final
@@ -84,7 +85,7 @@ class Checks:
                 or (tick.lower_circuit and price < tick.lower_circuit)
                 or (tick.upper_circuit and price > tick.upper_circuit)
             ) != 0
-        if self._contradicts(tick, odd):
+        if self._contradicts(tick, odd) or tick.instrument.doubtful:
             tick.quality = Quality.SUSPECT
         elif tick.arrival_ms - tick.exchange_ms > STALE_AFTER_MS:
             tick.quality = Quality.STALE

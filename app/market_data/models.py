@@ -158,11 +158,78 @@ class QualityDocument(Document):
         indexes: ClassVar = [IndexModel("day", name="day_1")]
 
 
+class InstrumentsDocument(Document):
+    """Which list of instruments is in force, and what became of the newest try to get another; one row."""
+
+    id: str  # type: ignore[assignment]
+    schema_version: int = 1
+    version: str | None = None
+    """Of the list in force; None as long as there was none."""
+    rows: int = 0
+    parts: int = 0
+    sha256: str = ""
+    """Of the parts, joined."""
+    by_expiry: dict[str, int] = {}
+    rejected: dict[str, int] = {}
+    skipped: dict[str, int] = {}
+    stamp: list[str] = []
+    """By what the provider knows it: its entity tag, and when it was modified."""
+    fetched_at: datetime | None = None
+    checked_at: datetime | None = None
+    """When it was last known to be the provider's newest."""
+    tried_at: datetime | None = None
+    last_error: str | None = None
+    doubted: dict[str, Any] | None = None
+    """A newer list that was not taken: since when, how many rows it has, and why."""
+
+    class Settings:
+        """Collection."""
+
+        name = "market_instruments"
+        keep_nulls = False
+
+
+class InstrumentPartDocument(Document):
+    """A piece of a list of instruments, compressed; `id` is `<version>|<number>`."""
+
+    id: str  # type: ignore[assignment]
+    schema_version: int = 1
+    version: str
+    number: int
+    at: datetime
+    data: bytes
+
+    class Settings:
+        """Collection; a few rows."""
+
+        name = "market_instrument_parts"
+
+
+class WatchlistDocument(Document):
+    """What the feed is to follow, where somebody has said so; one row."""
+
+    id: str  # type: ignore[assignment]
+    schema_version: int = 1
+    revision: int
+    items: list[dict[str, Any]] | None = None
+    """None: what the settings say."""
+    at: datetime
+    by: PydanticObjectId | None = None
+
+    class Settings:
+        """Collection."""
+
+        name = "market_watchlist"
+
+
 DOCUMENTS: list[type[Document]] = [
     TickDocument,
     LatestDocument,
     CandleDocument,
     FeedStateDocument,
     QualityDocument,
+    InstrumentsDocument,
+    InstrumentPartDocument,
+    WatchlistDocument,
 ]
 """What the database has to know of this feature."""

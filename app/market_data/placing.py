@@ -1,10 +1,11 @@
-"""What became of rows whose batch the database did not take whole, and a free millisecond for those that need one."""
+"""Batches of rows into the database: what became of those that it did not take, and a free millisecond for them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from bson import ObjectId
+from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
@@ -37,11 +38,30 @@ class Fates(msgspec.Struct):
 
 
 class Placing:
-    """Reads reports of failed batches."""
+    """Sends batches, and reads the reports of those that failed."""
 
     def __init__(self, collection: AsyncCollection[Row], look_ahead: Sequence[int] = LOOK_AHEAD_MS) -> None:
         self._collection = collection
         self._look_ahead = look_ahead
+
+    async def insert(self, rows: Sequence[EncodedRow]) -> dict[str, Any]:
+        """The server's report of an unordered insertion; raises `PyMongoError`.
+
+        As a plain command, which the driver never sends twice: its own retries of `insert_many` would hide from us that
+        the rows were sent before, and what they stored themselves would come back as somebody else's.
+        """
+        collection = self._collection
+        report: dict[str, Any] = await collection.database.command(
+            {
+                "insert": collection.name,
+                "documents": [RawBSONDocument(row.raw) for row in rows],
+                "ordered": False,
+                "writeConcern": collection.write_concern.document,
+            }
+        )
+        if failure := report.get("writeConcernError"):
+            report["writeConcernErrors"] = [failure]
+        return report
 
     async def sort(self, rows: Sequence[EncodedRow], details: Mapping[str, Any]) -> Fates:
         """The fate of each of `rows`, by the report of their unordered insertion; never raises `PyMongoError`."""

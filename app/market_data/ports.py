@@ -68,6 +68,21 @@ class Instrument(msgspec.Struct, frozen=True):
     """`INDEX`, `EQ`, `FUTIDX`, `OPTSTK`, …"""
     expiry: str = ""
     strike_price: float | None = None
+    doubtful: bool = False
+    """Whether its token is another instrument's by the exchange's list: its ticks are `suspect`."""
+
+
+class WatchMode(StrEnum):
+    """How much the feed is to bring of an instrument."""
+
+    LTP = "ltp"
+    """The last price."""
+    QUOTE = "quote"
+    """The day's figures too."""
+    SNAP_QUOTE = "snap_quote"
+    """Open interest, circuit limits and the best five of each side too."""
+    DEPTH = "depth"
+    """The day's figures and the best twenty of each side."""
 
 
 class Tick(msgspec.Struct, gc=False):

@@ -102,9 +102,14 @@ class MarketReading:
         calendar: MarketCalendar,
         stream: Streamed,
         followed: Callable[[], Iterable[Instrument]] = lambda: DEFAULT_INSTRUMENTS,
+        doubt: Callable[[str], str | None] = lambda _: None,
         snapshot_seconds: float = SNAPSHOT_SECONDS,
     ) -> None:
-        """`followed`: what the feed is to subscribe to; known from the start, before any tick has come."""
+        """`followed`: what the feed is to subscribe to; known from the start, before any tick has come.
+
+        `doubt`: what speaks against a symbol's data being of what it is called.
+        """
+        self._doubt = doubt
         self._clock, self._calendar, self._stream, self._followed = clock, calendar, stream, followed
         self._windows = TickWindows(TickDocument.get_pymongo_collection(), calendar, clock)
         self._snapshot: dict[str, Row] = {}
@@ -289,6 +294,7 @@ class MarketReading:
             last_tick_at=last,
             silent_seconds=silent,
             stale=self._calendar.is_open(now) and (silent is None or silent > SILENT_SECONDS),
+            doubt=self._doubt(row["symbol"]),
         )
 
 

@@ -239,6 +239,7 @@ class SymbolQuality(ResponseModel):
     last_tick_at: datetime | None = Field(description="The newest tick of the symbol, of whatever day.")
     silent_seconds: float | None = Field(description="How long ago that is.")
     stale: bool = Field(description="Whether the market is open and nothing has come for 15 seconds.")
+    doubt: str | None = Field(None, description="What the list of instruments says against the symbol's token.")
 
 
 class SessionHours(ResponseModel):

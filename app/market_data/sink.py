@@ -6,7 +6,7 @@ twice: a row has the same id whoever writes it and how often (see `rows`). What 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,9 +14,8 @@ from itertools import groupby, islice
 from typing import Any, Final, TypeVar
 
 import structlog
-from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import PyMongoError
 
 from app.core.clock import Clock
 from app.market_data.checks import UNENCODABLE
@@ -280,10 +279,7 @@ class TickStore:
         Raises nothing of the database's.
         """
         try:
-            documents = [RawBSONDocument(row.raw) for row in rows]
-            await within(self._bounds.patience, self._collection.insert_many(documents, ordered=False))
-        except BulkWriteError as error:
-            return await self._sort(rows, error)
+            report = await within(self._bounds.patience, self._placing.insert(rows))
         except BaseException as error:
             for row in rows:
                 row.tried = True
@@ -291,13 +287,15 @@ class TickStore:
                 raise
             self._failed(type(error).__name__)
             return rows
+        if report.get("writeErrors") or report.get("writeConcernErrors"):
+            return await self._sort(rows, report)
         self._works()
         self._note(rows)
         return []
 
-    async def _sort(self, rows: list[EncodedRow], error: BulkWriteError) -> list[EncodedRow]:
+    async def _sort(self, rows: list[EncodedRow], report: Mapping[str, Any]) -> list[EncodedRow]:
         try:
-            fates = await within(self._bounds.patience, self._placing.sort(rows, error.details))
+            fates = await within(self._bounds.patience, self._placing.sort(rows, report))
         except BaseException as interrupted:
             # Of those that were stored just now nobody was told: as after any lost answer.
             for row in rows:

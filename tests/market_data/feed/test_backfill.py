@@ -203,3 +203,27 @@ async def test_a_history_with_nothing_in_it_changes_nothing(bare_db: Db):
 
     assert await filling.backfill.fill(Gap(SHARE, at("16:00"), at("17:00"))) == 0
     assert filling.history.asked == []
+
+
+async def test_who_is_followed_later_gets_the_session_until_then(db: Db):
+    late = Instrument("INFY-EQ", "1594", "NSE", 1, "EQ")
+    filling = Filling(db, "11:00:00")
+    filling.backfill.look()
+    assert filling.backfill.unfilled_ms() is None  # the feed does not run here
+
+    await filling.backfill.begin(Past(at=from_ms(at("10:59:59")), through=from_ms(at("10:59:59"))))
+    filling.wanted.append(late)
+    filling.backfill.look()
+    filling.backfill.look()
+    assert filling.backfill.health()["waiting"] == 1
+    assert filling.backfill.unfilled_ms() == at("09:15")
+
+    filling.clock.moment = from_ms(at("11:05"))
+    async with filling.running():
+        await until(lambda: filling.history.asked)
+    assert filling.history.asked == [("INFY-EQ", from_ms(at("09:15")), from_ms(at("11:00")))]
+
+    await filling.backfill.finish(owned=True)
+    filling.wanted.append(Instrument("TCS-EQ", "11536", "NSE", 1, "EQ"))
+    filling.backfill.look()
+    assert filling.backfill.health()["waiting"] <= 1

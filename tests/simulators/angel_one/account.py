@@ -42,6 +42,8 @@ class Sessions:
         self._refreshes: set[str] = set()
         self._dead_refreshes: set[str] = set()
         self._feeds: set[str] = set()
+        self.issued: list[Tokens] = []
+        """All that were ever handed out."""
 
     def password_fault(self, client_code: object, pin: object, totp: object) -> tuple[str, str] | None:
         """The error code and message of a wrong login; None for a right one. The code may be 30 s old or early."""
@@ -58,6 +60,7 @@ class Sessions:
         tokens = Tokens(
             jwt.encode(claims, self._key, algorithm="HS512"), secrets.token_urlsafe(48), secrets.token_urlsafe(48)
         )
+        self.issued.append(tokens)
         self._jwts[tokens.jwt] = expires
         self._refreshes.add(tokens.refresh)
         self._feeds.add(tokens.feed)

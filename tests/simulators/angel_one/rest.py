@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from tests.simulators.angel_one.account import Account, Sessions, Tokens
 from tests.simulators.angel_one.http import Answer, HttpRequest, rate_limited
-from tests.simulators.angel_one.market import INTERVALS, IST, Market, master
+from tests.simulators.angel_one.instruments import InstrumentFile
+from tests.simulators.angel_one.market import INTERVALS, IST, Market
 
 LOGIN: Final = "/rest/auth/angelbroking/user/v1/loginByPassword"
 REFRESH: Final = "/rest/auth/angelbroking/jwt/v1/generateTokens"
@@ -50,10 +51,10 @@ class Rest:
         now: Callable[[], datetime],
         *,
         rates: Rates = RATES,
-        instrument_rows: int = 0,
+        instruments: InstrumentFile | None = None,
     ) -> None:
         self._account, self._sessions, self._market, self._now = account, sessions, market, now
-        self._rates, self._instrument_rows = rates, instrument_rows
+        self._rates, self._instruments = rates, instruments or InstrumentFile(market.listings.values())
         self._times: dict[str, deque[datetime]] = defaultdict(deque)
         self._routes = {
             ("POST", LOGIN): self._login,
@@ -66,7 +67,7 @@ class Rest:
     async def handle(self, request: HttpRequest) -> Answer:
         """The answer to a request."""
         if (request.method, request.path) == ("GET", INSTRUMENTS):
-            return Answer.of(master(self._market.listings.values(), self._instrument_rows))
+            return self._instruments.answer(request)
         route = self._routes.get((request.method, request.path))
         if route is None:
             return Answer.of({"status": False, "message": "Not found", "errorcode": "AB9999", "data": None}, 404)

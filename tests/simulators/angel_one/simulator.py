@@ -11,6 +11,7 @@ from typing import Self
 from tests.simulators.angel_one.account import Account, Sessions
 from tests.simulators.angel_one.feed import Feed
 from tests.simulators.angel_one.http import HttpServer
+from tests.simulators.angel_one.instruments import InstrumentFile
 from tests.simulators.angel_one.market import INDICES, Listing, Market
 from tests.simulators.angel_one.rest import INSTRUMENTS, RATES, Rates, Rest
 
@@ -36,7 +37,9 @@ class AngelOneSimulator:
         self.market = market or Market()
         self.now = now
         self.sessions = Sessions(self.account, now, token_lifetime)
-        rest = Rest(self.account, self.sessions, self.market, now, rates=rates, instrument_rows=instrument_rows)
+        self.instruments = InstrumentFile(self.market.listings.values(), rows=instrument_rows)
+        """The file of instruments: what it holds, and what it lacks."""
+        rest = Rest(self.account, self.sessions, self.market, now, rates=rates, instruments=self.instruments)
         self.rest = HttpServer(rest.handle, rest_port)
         self.feed = Feed(self.account, self.sessions, self.market, port=feed_port, tls=tls)
         self._stack = AsyncExitStack()
