@@ -12,6 +12,7 @@ from app.audit.router import router as audit
 from app.auth.router import router as auth
 from app.auth.schemas.sign_in import SecondFactorRequired
 from app.core.deps import KnownQuery
+from app.job_runs.router import router as jobs
 from app.market_data.router import router as market_data
 from app.stream.router import router as stream
 from app.system.docs import docs_router
@@ -29,7 +30,7 @@ def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
     # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes.
     app.include_router(webhook)
-    for router in (alerts, market_data, auth, audit):
+    for router in (alerts, market_data, auth, audit, jobs):
         app.include_router(router, dependencies=[KnownQuery])
     for router in (stream, system, docs_router()):
         app.include_router(router)

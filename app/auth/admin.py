@@ -22,7 +22,7 @@ from app.core.bus import Bus
 from app.core.clock import Clock
 from app.core.errors import ConflictError, FieldError, InvalidInputError, NotFoundError, UnavailableError
 from app.core.events import AccountChanged
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.security import Principal, Role
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pymongo.asynchronous.database import AsyncDatabase
@@ -17,11 +17,12 @@ from app.core.database import Database
 from app.core.embedded import EmbeddedDatabase
 from app.core.embedded_files import EmbeddedFiles
 from app.core.errors import DomainError, StartupError
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.logging import configure_logging
 from app.core.settings import Settings, SettingsError
 from app.core.transfer_file import TransferError
 
+_HOSTS = re.compile(r"[\w.-]+(:\d{1,5})?(,[\w.-]+(:\d{1,5})?)*|\[[0-9A-Fa-f:.]+\](:\d{1,5})?").fullmatch
 LEASE = "maintenance"
 LEASE_SECONDS = 60.0
 """How long the database stays closed to the service after a program was killed at its work."""
@@ -60,9 +61,19 @@ def run_program(work: Callable[[Settings], Coroutine[Any, Any, int]]) -> NoRetur
 def place_of(settings: Settings) -> str:
     """Which database the settings lead to, in words for whoever runs a program; no credentials."""
     if settings.mongodb_url:
-        hosts = urlsplit(settings.mongodb_url.get_secret_value()).netloc.rpartition("@")[2]
-        return f"the database {settings.database_name} on {hosts}"
+        hosts = _hosts_of(settings.mongodb_url.get_secret_value())
+        return f"the database {settings.database_name} on {hosts or 'the server that MONGODB_URL names'}"
     return f"{'the' if _has_embedded(settings) else 'a new'} embedded database in {settings.data_dir.absolute()}"
+
+
+def _hosts_of(url: str) -> str | None:
+    """The hosts in a connection string; None where parts of a password may be taken for them.
+
+    A `/`, `?` or `#` in a password that nobody escaped ends what looks like the hosts' place, with an `@` to come.
+    """
+    place, *rest = re.split(r"(?=[/?#])", url.partition("://")[2], maxsplit=1)
+    hosts = place.rpartition("@")[2]
+    return hosts if _HOSTS(hosts) and "@" not in "".join(rest) else None
 
 
 def _has_embedded(settings: Settings) -> bool:

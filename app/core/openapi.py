@@ -34,6 +34,7 @@ TAGS = [
         "name": "Market data",
         "description": "Live prices of Indian indices and shares: ticks, candles, charts, market hours, data quality.",
     },
+    {"name": "Jobs", "description": "What the service does by the clock and on request, run by run."},
     {"name": "System", "description": "What runs here and how it is."},
 ]
 

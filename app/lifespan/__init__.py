@@ -15,10 +15,12 @@ from app.core.deps import Registry
 from app.core.hub import Hub
 from app.core.outbox import Channel
 from app.core.settings import Settings
+from app.job_runs.models import DOCUMENTS as JOB_DOCUMENTS
 from app.lifespan.accounts import accounts
 from app.lifespan.background import background
 from app.lifespan.features import features
 from app.lifespan.ground import ground_floor
+from app.lifespan.jobs import job_runs
 from app.lifespan.market import Market
 from app.mail.models import DOCUMENTS as MAIL_DOCUMENTS
 from app.market_data.models import DOCUMENTS as MARKET_DOCUMENTS
@@ -31,26 +33,37 @@ DOCUMENTS: list[type[Document]] = [
     *AUDIT_DOCUMENTS,
     *MAIL_DOCUMENTS,
     *MARKET_DOCUMENTS,
+    *JOB_DOCUMENTS,
 ]
 """Every document of every feature."""
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Make the services, run the background tasks, and close all in reverse; see `Registry` for what endpoints get."""
-    registry: Registry = app.state.registry
+    """Everything that the application needs, for as long as it runs; see `Registry` for what endpoints get."""
+    async with composed(app.state.registry):
+        yield
+
+
+@asynccontextmanager
+async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[None]:
+    """Make the services, run the background tasks, and close all in reverse.
+
+    `guest`: in a program beside the service, a worker of jobs, which keeps no database running for others.
+    """
     settings = registry.get(Settings)
     for doubt in settings.doubts():
         log.warning("doubtful setting", about=doubt)
     async with AsyncExitStack() as stack:
-        ground = await ground_floor(settings, DOCUMENTS, stack)
+        ground = await ground_floor(settings, DOCUMENTS, stack, guest=guest)
         people = accounts(registry, settings, ground)
         await people.audit.complete()
         hub = Hub(ground.clock)
+        jobs = job_runs(registry, settings, ground, hub)
         market = Market(registry, settings, ground, hub, people.audit)
         await market.load()
         features(registry, settings, ground, people, hub, {Channel.TICKS: market.snapshot})
-        background(registry, settings, ground, people, market, stack)
+        background(registry, settings, ground, people, market, jobs, stack)
         log.info("started", version=__version__, environment=settings.environment, database=ground.database.mode)
         yield
         log.info("stopping")

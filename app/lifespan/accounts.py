@@ -34,7 +34,7 @@ from app.core.audit import AuditTrail
 from app.core.clock import Sequence
 from app.core.deps import Registry
 from app.core.encryption import Vault
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.rate_limit import RateLimiter
 from app.core.security import Authenticator
 from app.core.settings import Settings
@@ -83,15 +83,23 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
     )
     authenticator = SessionAuthenticator(tokens=tokens, api_tokens=api_tokens, uses=uses, clock=clock, bus=bus)
     registry.provide(Authenticator, authenticator)  # type: ignore[type-abstract]  # provided under its port
-    lifetime = timedelta(days=settings.refresh_token_expire_days)
+    digests = KeyedDigests.of(settings)
+    places = SignInPlaces(clock=clock, digests=digests)
     sessions = registry.provide(
         Sessions,
-        Sessions(clock=clock, bus=bus, tokens=tokens, lifetime=lifetime, audit=audit, mails=mails, limiter=limiter),
+        Sessions(
+            clock=clock,
+            bus=bus,
+            tokens=tokens,
+            lifetime=timedelta(days=settings.refresh_token_expire_days),
+            audit=audit,
+            mails=mails,
+            limiter=limiter,
+            seen=places.renew,
+        ),
     )
 
-    digests = KeyedDigests.of(settings)
     one_time = OneTimeSecrets(clock=clock, digests=digests)
-    places = SignInPlaces(clock=clock, digests=digests)
     guard = SignInGuard(clock=clock, limiter=limiter, settings=settings, places=places)
     otp = OtpCodes(
         settings=settings, clock=clock, accounts=people, secrets=one_time, mails=mails, digests=digests, audit=audit
@@ -108,7 +116,7 @@ def accounts(registry: Registry, settings: Settings, ground: Ground) -> People:
             notices=notices,
         ),
     )
-    keys = registry.provide(KeyService, KeyService(bus, clock, Sequence(clock), audit))
+    keys = registry.provide(KeyService, KeyService(bus, clock, Sequence(clock), audit, authenticator))
     take_overs = TakeOvers(
         clock=clock,
         accounts=people,

@@ -12,7 +12,7 @@ from app.alerts.service import AlertService
 from app.auth.passwords import Passwords
 from app.auth.second_factor import SecondFactors
 from app.core.deps import Registry
-from app.core.jobs import Jobs
+from app.core.scheduler import Job, Scheduler, without_run
 from app.core.settings import Settings
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
@@ -25,16 +25,25 @@ SHUTDOWN_SECONDS = 8.0
 
 
 def background(
-    registry: Registry, settings: Settings, ground: Ground, people: People, market: Market, stack: AsyncExitStack
+    registry: Registry,
+    settings: Settings,
+    ground: Ground,
+    people: People,
+    market: Market,
+    jobs: Scheduler,
+    stack: AsyncExitStack,
 ) -> None:
     """Start the background tasks; `stack` ends them."""
     supervisor = ground.supervisor
     directory, rejected = registry.get(KeyDirectory), registry.get(RejectedDeliveries)
     ingest, streams = registry.get(AlertIngest), registry.get(StreamService)
-    jobs = Jobs(lambda: ground.database.db, ground.clock, ground.holder)
-    jobs.add("alert retention", timedelta(hours=1), registry.get(AlertService).expire)
-    jobs.add("audit retention", timedelta(hours=1), people.retention.expire)
-    jobs.add("TOTP secrets under older keys", timedelta(hours=1), registry.get(SecondFactors).reseal_all)
+    hourly = {
+        "alerts.expire": registry.get(AlertService).expire,
+        "audit.expire": people.retention.expire,
+        "accounts.reseal": registry.get(SecondFactors).reseal_all,
+    }
+    for name, work in hourly.items():
+        jobs.add(Job(name, without_run(work), every=timedelta(hours=1), timeout=timedelta(hours=1)))
     feed_health = market.start(jobs, stack)
     supervisor.add("key use", directory.run)
     supervisor.add("refused deliveries", rejected.run)
@@ -52,7 +61,7 @@ def background(
         return {"status": "ok" if ground.bus.connected else "degraded", **ground.bus.health()}
 
     async def jobs_health() -> dict[str, Any]:
-        return {"status": "ok", **jobs.health()} if settings.background_tasks_enabled else {"status": "off"}
+        return jobs.health() if settings.background_tasks_enabled else {**jobs.health(), "status": "off"}
 
     async def tasks_health() -> dict[str, Any]:
         return {"status": "ok" if supervisor.healthy else "degraded", **supervisor.health()}
@@ -82,6 +91,7 @@ def background(
     # Closed in reverse: clients first, then what is accepted is stored, then the tasks.
     stack.callback(registry.get(Passwords).close)
     stack.push_async_callback(people.audit.drain)
+    stack.push_async_callback(jobs.close)
     stack.push_async_callback(supervisor.stop, SHUTDOWN_SECONDS)
     stack.push_async_callback(directory.save_last_used)
     stack.push_async_callback(people.uses.save)

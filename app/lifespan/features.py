@@ -14,6 +14,7 @@ from app.core.hub import Hub
 from app.core.metrics import Metrics
 from app.core.outbox import Channel
 from app.core.settings import Settings
+from app.job_runs.service import JobRuns
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
 from app.stream.conversation import Limits
@@ -41,7 +42,7 @@ def features(
     streams = StreamService(
         hub=hub,
         authenticator=people.authenticator,
-        replays={Channel.ALERTS: alerts},
+        replays={Channel.ALERTS: alerts, Channel.JOBS: registry.get(JobRuns)},
         snapshots=snapshots,
         clock=clock,
         limits=limits,

@@ -14,6 +14,7 @@ from app.core.cache import Cache
 from app.core.clock import Clock, SystemClock
 from app.core.database import Database
 from app.core.embedded import EmbeddedDatabase
+from app.core.embedded_files import Role
 from app.core.errors import StartupError
 from app.core.migrations import check_migrations
 from app.core.rate_limit import RateLimiter
@@ -36,8 +37,10 @@ class Ground:
     supervisor: Supervisor
 
 
-async def ground_floor(settings: Settings, documents: list[type[Document]], stack: AsyncExitStack) -> Ground:
-    """Connect everything; `stack` closes it."""
+async def ground_floor(
+    settings: Settings, documents: list[type[Document]], stack: AsyncExitStack, *, guest: bool = False
+) -> Ground:
+    """Connect everything; `stack` closes it. `guest`: beside the service, which keeps the embedded database."""
     ground = Ground()
     ground.clock = SystemClock()
     ground.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -45,7 +48,8 @@ async def ground_floor(settings: Settings, documents: list[type[Document]], stac
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartupError(f"DATA_DIR: cannot be used ({error.strerror}: {error.filename})") from None
-    embedded = None if settings.mongodb_url else EmbeddedDatabase(settings.data_dir)
+    role: Role = "tool" if guest else "service"
+    embedded = None if settings.mongodb_url else EmbeddedDatabase(settings.data_dir, role=role)
     ground.database = Database(settings, embedded)
     stack.push_async_callback(ground.database.close)
     await ground.database.connect()
@@ -65,7 +69,7 @@ async def ground_floor(settings: Settings, documents: list[type[Document]], stac
     stack.push_async_callback(ground.bus.stop)
 
     ground.supervisor = Supervisor(ground.clock)
-    if embedded:
+    if embedded and not guest:
         ground.supervisor.add("embedded database", embedded.run)
     if ground.redis:
         ground.supervisor.add("redis", ground.redis.run)

@@ -10,10 +10,10 @@ from app.core.deps import Registry
 from app.core.errors import StartupError
 from app.core.events import FeedChanged
 from app.core.hub import Hub
-from app.core.jobs import Jobs
 from app.core.market_calendar import MarketCalendar
 from app.core.market_days import CalendarDataError, load_calendar
 from app.core.metrics import Metrics
+from app.core.scheduler import Job, Scheduler, without_run
 from app.core.settings import Settings
 from app.integrations.angel_one.credentials import Credentials
 from app.integrations.angel_one.feed import FeedClient
@@ -49,6 +49,7 @@ from app.market_data.spill import Spill
 from app.market_data.stream import TickStream
 from app.market_data.watchlist import Watchlist
 
+HOUR = timedelta(hours=1)
 DRAIN_SECONDS = 3.0
 """What the end of a process leaves the database for its last ticks; the rest goes to the disk."""
 
@@ -102,7 +103,7 @@ class Market:
         await self._master.load()
         await self._watchlist.load()
 
-    def start(self, jobs: Jobs, stack: AsyncExitStack) -> FeedHealth:
+    def start(self, jobs: Scheduler, stack: AsyncExitStack) -> FeedHealth:
         """Hand the background work to the supervisor and the jobs; gives what `/health` asks."""
         ground, settings = self._ground, self._settings
         stack.callback(self._stream.close)
@@ -113,7 +114,7 @@ class Market:
             days=settings.tick_retention_days,
             after_hours=settings.store_after_hours,
         )
-        jobs.add("tick retention", timedelta(hours=1), retention.expire)
+        jobs.add(Job("ticks.expire", without_run(retention.expire), every=HOUR, timeout=HOUR))
         ground.supervisor.add("instruments", self._master.run)
         ground.supervisor.add("watchlist", self._watchlist.run)
         if not settings.feed_enabled:

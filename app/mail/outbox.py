@@ -10,7 +10,11 @@
   (5xx) it fails, else it is put off, also when the server broke the connection. Anybody can have mails sent to an
   address whose server they run, so nothing there may hold up the others, which go on at once.
 - **Nothing shows who has an account**: a request that its composer found nothing to send for takes as long as others,
-  counts as others in `health`, and leaves nothing behind.
+  counts as others in `health`, and leaves nothing behind. Whoever watches `health`, or waits for a mail of their own
+  behind it, would see it else.
+- **And nobody holds up the others with it**: while many mails wait, a few of these requests, drawn by lot, take as
+  long, and the order is drawn, too. So what strangers ask for costs the others a bounded time, and lets them guess
+  about one address at most, unless they do it again and again.
 """
 
 import asyncio
@@ -29,7 +33,7 @@ from app.core.bus import Bus
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.core.events import MailWaiting
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.mail import Composer, MailRequest
 from app.core.settings import Settings
 from app.mail.delivery import Delivery
@@ -50,6 +54,10 @@ _HEALTH_SECONDS = 2.0
 _USUAL_SECONDS = 0.2
 """What a mail is taken to need before the first was sent."""
 _LONGEST_PRETENCE = 2.0
+_CROWD = 20
+"""With more mails due than this, requests without a mail take as long as others only now and then."""
+_PRETENDERS = 5
+"""About so many of a crowd do: as many gaps between mails as would be hard to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +231,17 @@ class MailOutbox:
     async def _send_due(self, delivery: Delivery) -> None:
         backoff = self._timings.first_backoff
         while not self._stop.is_set():
-            ids, until = await self._store.due(_BATCH), time.monotonic() + _BATCH_SECONDS
+            ids, until = await self._store.due(_BATCH, drawn_over=_CROWD), time.monotonic() + _BATCH_SECONDS
             if not ids:
                 return
+            chance = _PRETENDERS / len(ids) if len(ids) > _CROWD else 1.0
             for row_id in ids:
                 if self._stop.is_set():
                     return
                 if time.monotonic() > until:
                     break
                 try:
-                    if await self._send(delivery, row_id):
+                    if await self._send(delivery, row_id, pretend=_LOTS.random() < chance):
                         backoff = self._timings.first_backoff
                 except ServerError as error:
                     log.warning("mails wait: the mail server does not take them", reason=error.kind)
@@ -243,8 +252,11 @@ class MailOutbox:
                     backoff = min(backoff * 2, self._timings.last_backoff)
                     break
 
-    async def _send(self, delivery: Delivery, row_id: str) -> bool:
-        """Send one mail, if it is still due; whether the server has shown that it takes mails."""
+    async def _send(self, delivery: Delivery, row_id: str, *, pretend: bool) -> bool:
+        """Send one mail, if it is still due; whether the server has shown that it takes mails.
+
+        `pretend`: where there is nothing to send, take as long all the same.
+        """
         # Read again, one by one: it may have been replaced or sent since its id was read.
         row = await self._store.read(row_id)
         if row is None:
@@ -254,7 +266,8 @@ class MailOutbox:
             if await delivery.deliver(row):
                 await self._note_sent(row, time.monotonic() - began)
             else:
-                await self._pretend(time.monotonic() - began)
+                if pretend:
+                    await self._pretend(time.monotonic() - began)
                 await self._store.drop(row)
         except RefusedError as error:
             await self._fail(row, error)
@@ -274,7 +287,8 @@ class MailOutbox:
         log.info("mail sent", kind=row["kind"], mail=row["nonce"])
 
     async def _pretend(self, seconds: float) -> None:
-        """Take as long as a mail does, of which `seconds` have passed: `/health` is quick enough to show the rest."""
+        """Take as long as a mail does, of which `seconds` have passed: `/health` is quick enough to show the rest,
+        and so are the mails that come after it."""
         await _nap(self._stop, max(self._usual_seconds - seconds, 0.0))
 
     async def _put_off(self, row: Row, error: DeferredError) -> None:
@@ -290,6 +304,9 @@ class MailOutbox:
     async def _fail(self, row: Row, error: MailError) -> None:
         await self._store.settle(row, MailState.FAILED, error.kind)
         log.error("a mail failed for good", kind=row["kind"], mail=row["nonce"], reason=error.kind)
+
+
+_LOTS = random.SystemRandom()
 
 
 def _jittered(seconds: float) -> float:

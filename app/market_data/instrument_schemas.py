@@ -89,6 +89,10 @@ class WatchlistEntry(RequestModel):
 class WatchlistIn(RequestModel):
     """What the live feed is to follow, instead of what it follows now."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"symbols": ["NIFTY 50", "NSE:2885", {"symbol": "SENSEX", "exchange": "BSE"}]}]}
+    )
+
     symbols: list[SymbolIn | WatchlistEntry] = Field(
         max_length=MOST_ENTRIES,
         description="Symbols or tokens (`NIFTY 50`, `RELIANCE`, `NSE:2885`), or objects that say more.",
@@ -99,7 +103,7 @@ class WatchlistIn(RequestModel):
 class WatchModeBody(RequestModel):
     """How much to bring of an instrument."""
 
-    mode: WatchModeIn = WatchMode.QUOTE
+    mode: WatchModeIn = Field(WatchMode.QUOTE, examples=["quote"])
 
 
 class WatchedInfo(ResponseModel):

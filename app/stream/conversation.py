@@ -26,7 +26,11 @@ log = structlog.get_logger(__name__)
 LONGEST_TIMER = 3600.0
 """Seconds; a longer wait is cut in pieces, so that a change of the system's clock is noticed."""
 
-SCOPES: Final[Mapping[Channel, Scope]] = {Channel.ALERTS: Scope.ALERTS_READ, Channel.ORDERS: Scope.ORDERS_READ}
+SCOPES: Final[Mapping[Channel, Scope]] = {
+    Channel.ALERTS: Scope.ALERTS_READ,
+    Channel.ORDERS: Scope.ORDERS_READ,
+    Channel.JOBS: Scope.JOBS_READ,
+}
 """What an API token needs for a channel; the other private ones are open to every valid token."""
 
 R = TypeVar("R", bound=Reply)

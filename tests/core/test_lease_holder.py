@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pymongo import AsyncMongoClient
 
 from app.core.clock import SystemClock
 from app.core.lease_holder import Lease, LeaseHolder
+from tests.support.clocks import StandingClock
 from tests.support.mongodb import OPTIONS, Db, empty_database, mongodb_server, server_port, through
 from tests.support.tcp_proxy import TcpProxy
 
@@ -41,6 +44,53 @@ async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> N
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.01)
+
+
+async def test_of_many_claims_at_once_one_wins(db: Db):
+    clock = StandingClock()
+    claims = [Lease(db, clock, "x", f"holder {number}", 30) for number in range(16)]
+    for _ in range(12):  # first there is no row, later one that has run out
+        won = await asyncio.gather(*(claim.acquire() for claim in claims))
+        assert sum(won) == 1
+        winner = claims[won.index(True)]
+        # It keeps it, however often it asks and even while the clock stands still; nobody else gets it.
+        again = await asyncio.gather(*(claim.acquire() for claim in claims))
+        assert [claim for claim, held in zip(claims, again, strict=True) if held] == [winner]
+        clock.move(seconds=31)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["claim", "release"]), st.integers(0, 2), st.sampled_from([0, 1, 9, 10, 11])),
+        max_size=15,
+    )
+)
+async def test_a_lease_is_what_it_says(db: Db, steps: list[tuple[str, int, int]]):
+    """Beside a model: who holds it until when."""
+    clock = StandingClock()
+    name = f"lease {id(steps)} {time.monotonic_ns()}"
+    claims = [Lease(db, clock, name, f"holder {number}", 10) for number in range(3)]
+    holder, end = -1, clock.now()
+    for action, number, seconds in steps:
+        clock.move(seconds=seconds)
+        if action == "release":
+            await claims[number].release()
+            if number == holder:
+                end = clock.now()
+            continue
+        free = holder in {-1, number} or end <= clock.now()
+        assert await claims[number].acquire() == free
+        if free:
+            holder, end = number, clock.now() + timedelta(seconds=10)
+
+
+async def test_leases_of_other_names_do_not_matter(db: Db):
+    clock = StandingClock()
+
+    assert await Lease(db, clock, "a", "one", 10).acquire()
+    assert await Lease(db, clock, "b", "two", 10).acquire()
+    assert not await Lease(db, clock, "a", "two", 10).acquire()
 
 
 class Work:

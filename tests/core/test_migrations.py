@@ -17,7 +17,7 @@ from beanie.migrations.models import MigrationLog
 
 from app.core.clock import SystemClock
 from app.core.database import Database
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.maintenance import MaintenanceError, exclusive
 from app.core.migrations import (
     LOG,

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from app.core.bus import Bus, NullTransport
 from app.core.clock import SystemClock
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.mail import Letter, MailRequest
 from app.core.settings import Settings
 from app.mail.models import DOCUMENTS

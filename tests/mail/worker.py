@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient
 
 from app.core.bus import Bus, NullTransport
 from app.core.clock import SystemClock
-from app.core.jobs import Lease
+from app.core.lease_holder import Lease
 from app.core.mail import Letter, MailRequest
 from app.mail.models import DOCUMENTS
 from app.mail.outbox import MailOutbox

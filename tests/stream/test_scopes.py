@@ -11,7 +11,7 @@ from app.core.security import Scope
 from tests.stream.server import Client, Server
 
 PRIVATE = ["alerts", "orders", "signals", "jobs", "candles"]
-NEEDS = {"alerts": Scope.ALERTS_READ, "orders": Scope.ORDERS_READ}
+NEEDS = {"alerts": Scope.ALERTS_READ, "orders": Scope.ORDERS_READ, "jobs": Scope.JOBS_READ}
 
 
 async def account_changed(server: Server, token: str, *, is_active: bool) -> None:
@@ -40,8 +40,8 @@ async def open_channels(client: Client) -> set[str]:
         ([Scope.ALERTS_READ], {"alerts"}),
         ([Scope.ORDERS_READ, Scope.ALERTS_WRITE], {"orders"}),
         ([Scope.ORDERS_WRITE, Scope.ALERTS_WRITE, Scope.ACCOUNT_READ], set()),
-        (list(Scope), {"alerts", "orders"}),
-        (None, {"alerts", "orders"}),  # a signed-in person
+        (list(Scope), {"alerts", "orders", "jobs"}),
+        (None, {"alerts", "orders", "jobs"}),  # a signed-in person
     ],
 )
 async def test_channels_by_scope(server: Server, scopes: list[Scope] | None, allowed: set[str]) -> None:
@@ -49,8 +49,8 @@ async def test_channels_by_scope(server: Server, scopes: list[Scope] | None, all
     owner = server.accounts.user_id(token)
     async with server.connect(f"?token={token}") as client:
         assert (await client.receive())["type"] == "authenticated"
-        assert await open_channels(client) == {"signals", "jobs", "candles"} | allowed
-        for channel in ("alerts", "orders"):
+        assert await open_channels(client) == {"signals", "candles"} | allowed
+        for channel in NEEDS:
             assert await server.publish(channel, {"of": channel}, owner=owner) == (channel in allowed)
         for _ in allowed:
             assert (await client.receive())["channel"] in allowed
@@ -75,7 +75,7 @@ async def test_a_narrower_token_of_the_same_account_ends_what_it_does_not_allow(
     async with server.connect() as client:
         person = server.accounts.token("ann")
         await client.sign_in(person)
-        for channel in ("alerts", "orders", "jobs"):
+        for channel in ("alerts", "orders", "candles"):
             await client.subscribe(channel)
         owner = server.accounts.user_id(person)
         await client.sign_in(server.accounts.token("ann", scopes=[Scope.ORDERS_READ]))
@@ -83,7 +83,7 @@ async def test_a_narrower_token_of_the_same_account_ends_what_it_does_not_allow(
         assert (told["type"], told["code"]) == ("error", "insufficient_scope")
         assert "alerts" in told["detail"]
         assert await server.publish("alerts", {}, owner=owner) == 0
-        for channel in ("orders", "jobs"):
+        for channel in ("orders", "candles"):
             assert await server.publish(channel, {"n": 1}, owner=owner) == 1
             assert (await client.receive())["data"] == {"n": 1}
         await client.nothing_more()

@@ -92,6 +92,8 @@ WHO: dict[str, str] = {
     "DELETE /api/v1/market-data/watchlist": OPERATOR,
     "PUT /api/v1/market-data/watchlist/{exchange}/{token}": OPERATOR,
     "DELETE /api/v1/market-data/watchlist/{exchange}/{token}": OPERATOR,
+    "GET /api/v1/jobs": Scope.JOBS_READ,
+    "GET /api/v1/jobs/{job_id}": Scope.JOBS_READ,
     "GET /ws": PUBLIC,
     "GET /": PUBLIC,
     "GET /health": PUBLIC,

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Body, Path, Query
 
 from app.core.deps import MarketDataWriter, NoStore, provided
 from app.core.problem import problem_responses
@@ -17,10 +17,10 @@ from app.market_data.instrument_schemas import (
     WatchModeBody,
 )
 from app.market_data.instrument_search import InstrumentSearch
-from app.market_data.router.common import PUBLIC, TAGS
+from app.market_data.router.common import PREFIX, PUBLIC, TAGS
 from app.market_data.watchlist import Watchlist
 
-router = APIRouter(tags=TAGS)
+router = APIRouter(prefix=PREFIX, tags=TAGS)
 
 Lists = Annotated[Watchlist, provided(Watchlist)]
 ExchangePath = Annotated[ExchangeIn, Path(description="`NSE`, `BSE`, `NFO` or `BFO`.", examples=["NSE"])]
@@ -40,19 +40,26 @@ async def instruments(
     return await search.search(query, exchange, limit)
 
 
-@router.get("/watchlist", summary="What the live feed follows", dependencies=[NoStore])
+@router.get(
+    "/watchlist",
+    summary="What the live feed follows",
+    responses=problem_responses(401, 403),
+    dependencies=[NoStore],
+)
 async def watchlist(_: MarketDataWriter, lists: Lists) -> WatchlistInfo:
     """The six indices and what `ANGEL_ONE_SYMBOLS` names, until it is changed here: then what was said here, alone."""
     return lists.info()
 
 
-@router.put("/watchlist", summary="Follow these instead", responses=problem_responses(503), dependencies=[NoStore])
+@router.put(
+    "/watchlist", summary="Follow these instead", responses=problem_responses(401, 403, 503), dependencies=[NoStore]
+)
 async def replace(caller: MarketDataWriter, lists: Lists, wanted: WatchlistIn) -> WatchlistInfo:
     """Replaces the whole list, in force at once. If any is unknown, or they are too many, nothing changes."""
     return await lists.replace(caller, wanted)
 
 
-@router.delete("/watchlist", summary="Follow less", responses=problem_responses(404), dependencies=[NoStore])
+@router.delete("/watchlist", summary="Follow less", responses=problem_responses(401, 403, 404), dependencies=[NoStore])
 async def reset(
     caller: MarketDataWriter,
     lists: Lists,
@@ -65,7 +72,7 @@ async def reset(
 @router.put(
     "/watchlist/{exchange}/{token}",
     summary="Follow this too",
-    responses=problem_responses(404, 503),
+    responses=problem_responses(401, 403, 404, 503),
     dependencies=[NoStore],
 )
 async def put(
@@ -73,7 +80,7 @@ async def put(
     lists: Lists,
     exchange: ExchangePath,
     token: TokenPath,
-    wanted: WatchModeBody | None = None,
+    wanted: Annotated[WatchModeBody | None, Body(examples=[{"mode": "snap_quote"}])] = None,
 ) -> WatchlistInfo:
     """Adds an instrument, or changes how much is brought of it. The body may be left out."""
     return await lists.put(caller, exchange, token, (wanted or WatchModeBody()).mode)
@@ -82,7 +89,7 @@ async def put(
 @router.delete(
     "/watchlist/{exchange}/{token}",
     summary="Follow this no more",
-    responses=problem_responses(404),
+    responses=problem_responses(401, 403, 404),
     dependencies=[NoStore],
 )
 async def remove(caller: MarketDataWriter, lists: Lists, exchange: ExchangePath, token: TokenPath) -> WatchlistInfo:

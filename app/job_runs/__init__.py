@@ -1,0 +1,1 @@
+"""Records of jobs: kept, listed, and streamed while they change."""

@@ -1,0 +1,265 @@
+"""What becomes of runs when processes are killed, and when the database or the broker are away."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from beanie import init_beanie
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+
+from app.core.scheduler import RunState, RunView, Scheduler
+from app.core.scheduler.brokers import distributed
+from app.job_runs.models import DOCUMENTS
+from app.job_runs.store import MongoRunStore
+from tests.job_runs.conftest import Fleet, MakeFleet, Program, Way, until
+from tests.job_runs.jobs import LEASE_SECONDS, open_scheduler
+from tests.support.clocks import StandingClock
+from tests.support.mongodb import OPTIONS, Db, server_port, through
+from tests.support.redis_servers import RedisServer
+from tests.support.tcp_proxy import TcpProxy
+
+MakeProgram = Callable[..., Program]
+HOLD = "test.hold"
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def lead_until(scheduler: Scheduler, condition: Callable[[], Any]) -> None:
+    """Do what the process that looks after runs does, until then."""
+
+    async def looked() -> bool:
+        await scheduler.look()
+        return bool(await condition())
+
+    await until(looked)
+
+
+async def test_a_run_whose_process_is_killed_is_lost_and_run_again_once(db: Db, way: Way, make_program: MakeProgram):
+    fleet = Fleet(db, way, None, (HOLD,))
+    async with open_scheduler(db, HOLD, broker_url=way, bus=fleet.bus) as scheduler:
+        program = make_program(HOLD, way)
+        if way:
+            await scheduler.start(HOLD)
+        await fleet.began()
+        [running] = await fleet.runs()
+        if way is None:
+            await asyncio.sleep(LEASE_SECONDS * 1.2)
+        await scheduler.look()  # longer than its lease, and vouched for
+        assert [row["state"] for row in await fleet.runs()] == ["running"]
+        [mark] = await fleet.marks()
+        os.kill(mark["pid"], signal.SIGKILL)
+        killed = time.monotonic()
+
+        async def again() -> bool:
+            return len(await fleet.runs()) == 2
+
+        await lead_until(scheduler, again)
+        assert time.monotonic() - killed < LEASE_SECONDS * 2
+        await fleet.began(2)
+        await fleet.let_go()
+        await fleet.settled()
+        await scheduler.look()
+
+        lost, repeated = await fleet.runs()
+        assert (lost["_id"], lost["state"], lost["error"]) == (running["_id"], "lost", "The process that ran it died.")
+        assert (repeated["state"], repeated["retry_of"]) == ("succeeded", lost["_id"])
+        assert not {"again", "identity", "alive_until", "runner"} & (lost.keys() | repeated.keys())
+        marks = [mark for mark in await fleet.marks() if "pid" in mark]
+        assert [mark["what"] for mark in marks] == ["began", "began", "ended"]
+        assert marks[0]["pid"] != marks[1]["pid"]
+        if way:
+            await stop_workers(fleet, scheduler, program)
+
+
+async def stop_workers(fleet: Fleet, scheduler: Scheduler, program: Program) -> None:
+    """What they have in hand is recorded as lost before they end."""
+    await fleet.db["marks"].delete_one({"_id": "let go"})
+    started = await scheduler.start(HOLD, {"n": 2})
+    await fleet.began(3)
+    assert program.stop() == 0
+
+    async def lost() -> bool:  # the program does not wait for its workers
+        view = await scheduler.wait(started.id, 0)
+        return view is not None and view.error == "The process that ran it was stopped."
+
+    await until(lost, LEASE_SECONDS * 4)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_is_lost_twice_is_not_run_a_third_time(db: Db, killed: bool):
+    fleet = Fleet(db, None, None, (HOLD,))
+    async with open_scheduler(db, HOLD) as leader:
+        async with open_scheduler(db, HOLD, holder="stopped") as stopped:
+            await stopped.start(HOLD)
+            await fleet.began()
+        async with open_scheduler(db, HOLD, holder="ended") as ended:
+            await ended.look()
+            await fleet.began(2)
+            if killed:
+                await db["job_runs"].update_one({"state": "running"}, {"$set": {"alive_until": LONG_AGO}})
+                await leader.look()
+        await leader.look()
+        rows = await fleet.runs()
+        assert [row["state"] for row in rows] == ["lost", "lost"]
+        stop, death = "The process that ran it was stopped.", "The process that ran it died."
+        assert [row["error"] for row in rows] == [stop, death if killed else stop]
+        assert not (await leader.start(HOLD)).joined
+
+
+@asynccontextmanager
+async def database_to_cut(url: str, db: Db) -> AsyncIterator[tuple[TcpProxy, Db]]:
+    """The same database through a proxy; Beanie's documents go that way, too."""
+    async with TcpProxy(server_port(url)) as proxy:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=300, connectTimeoutMS=300
+        )
+        try:
+            await init_beanie(client[db.name], document_models=DOCUMENTS, skip_indexes=True)
+            yield proxy, client[db.name]
+        finally:
+            await init_beanie(db, document_models=DOCUMENTS, skip_indexes=True)
+            await client.close()
+
+
+async def test_a_run_outlives_a_database_that_is_away(jobs_url: str, db: Db):
+    """Longer than its lease: nobody could take it for lost there."""
+    async with database_to_cut(jobs_url, db) as (proxy, cut_db), open_scheduler(cut_db, "test.outlast") as scheduler:
+        leading = asyncio.create_task(scheduler.run())
+        run, _ = await scheduler.start("test.outlast")
+        await Fleet(db, None, None, ()).began()
+        await proxy.cut()
+        await asyncio.sleep(LEASE_SECONDS * 1.5)
+        await proxy.mend()
+        view = await scheduler.wait(run, 10)
+        assert view is not None
+        assert (view.state, view.result) == (RunState.SUCCEEDED, {"outlasted": True})
+        assert await db["job_runs"].count_documents({}) == 1
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+
+async def test_after_an_outage_nobody_is_taken_for_dead_at_once(jobs_url: str, db: Db):
+    """Those who run something could not vouch for it either."""
+    clock, fleet = StandingClock(), Fleet(db, None, None, ())
+    async with database_to_cut(jobs_url, db) as (proxy, cut_db), open_scheduler(cut_db, HOLD, clock=clock) as leader:
+        run = RunView(id="6b0288f1002b26997921d6aa", job=HOLD, state=RunState.RUNNING, created_at=clock.now(), seq=1)
+        await MongoRunStore(clock).add(run, slot=None, identity="it", alive_until=clock.now())
+        await db["job_runs"].update_one({}, {"$set": {"retry_of": run.id}})
+        clock.move(seconds=LEASE_SECONDS)
+        await proxy.cut()
+        await leader.look()
+        await proxy.mend()
+
+        async def back() -> bool:
+            with suppress(PyMongoError):
+                await cut_db.command("ping")
+                return True
+            return False
+
+        await until(back)
+        for moved, state in [(0.0, "running"), (LEASE_SECONDS * 0.9, "running"), (LEASE_SECONDS, "lost")]:
+            clock.move(seconds=moved)
+            await leader.look()
+            assert [row["state"] for row in await fleet.runs(job=HOLD)] == [state]
+
+
+async def test_work_is_cut_off_when_its_run_was_taken_for_lost(make_fleet: MakeFleet):
+    """The process was suspended: another one began it again."""
+    fleet = await make_fleet("test.hold")
+    started = await fleet.schedulers[0].start(HOLD)
+    await fleet.began()
+    await fleet.db["job_runs"].update_one({"state": "running"}, {"$set": {"state": "lost"}, "$unset": {"runner": ""}})
+    await asyncio.sleep(LEASE_SECONDS / 2)  # a look at its record falls into it
+    await fleet.let_go()
+    await asyncio.sleep(0.1)
+    [row] = await fleet.runs()
+    assert (str(row["_id"]), row["state"]) == (started.id, "lost")
+    assert "ended" not in [mark.get("what") for mark in await fleet.marks()]
+
+
+async def test_a_run_that_nobody_carries_out_is_sent_again(db: Db, broker_server: RedisServer):
+    """Its message was lost, or its process died before it began."""
+    fleet = Fleet(db, None, None, ("test.mark",))
+    async with open_scheduler(db, "test.mark", broker_url=broker_server.url, holder="sender") as sender:
+        await sender.start("test.mark")
+        assert sender.health()["status"] == "ok"
+        async with open_scheduler(db, "test.mark") as other:
+
+            async def done() -> bool:
+                return [row["state"] for row in await fleet.runs()] == ["succeeded"]
+
+            await lead_until(other, done)
+    assert len(await fleet.marks()) == 1
+
+
+async def test_a_run_waits_for_a_broker_that_is_away(db: Db):
+    with RedisServer() as server:
+        server.kill()
+        fleet = Fleet(db, server.url, None, ("test.mark",))
+        await fleet.start(1)
+        [scheduler] = fleet.schedulers
+        try:
+            started = await scheduler.start("test.mark")
+            health = scheduler.health()
+            assert (health["status"], health["broker_error"]) == ("degraded", "ConnectionError")
+            server.start()
+            view = None
+
+            async def done() -> bool:
+                nonlocal view
+                view = await scheduler.wait(started.id, 0)
+                return view is not None and view.finished
+
+            await lead_until(scheduler, done)
+            assert scheduler.health()["status"] == "ok"
+            # The server comes back without its data, and the worker goes on.
+            server.kill()
+            server.start()
+            again = await scheduler.start("test.mark")
+            await lead_until(scheduler, lambda: scheduler.wait(again.id, 0.1))
+            assert view is not None
+            assert view.state is RunState.SUCCEEDED
+        finally:
+            await fleet.close()
+
+
+async def test_a_message_that_comes_twice_or_late_does_nothing(db: Db, broker_server: RedisServer):
+    fleet = await Fleet(db, broker_server.url, None, ("test.mark",)).start(1)
+    [scheduler] = fleet.schedulers
+    started = await scheduler.start("test.mark")
+    await scheduler.wait(started.id, 10)
+    sender = distributed(broker_server.url, db.name)
+    for run_id in (started.id, started.id, "6b0288f1002b26997921d6aa", "nonsense"):
+        await sender.send(run_id)
+    later = await scheduler.start("test.mark", {"n": 2})
+    await scheduler.wait(later.id, 10)
+    await sender.close()
+    await fleet.close()
+    assert len(await fleet.marks()) == 2
+
+
+async def test_the_end_cuts_a_run_off_and_the_next_start_catches_it_up(db: Db):
+    fleet = Fleet(db, None, None, (HOLD,))
+    async with open_scheduler(db, HOLD) as first:
+        await first.start(HOLD)
+        await fleet.began()
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert [row["state"] for row in await fleet.runs()] == ["lost"]
+    async with open_scheduler(db, HOLD) as second:
+        await second.look()
+        await fleet.began(2)
+        await fleet.let_go()
+        await fleet.settled()
+        # Another process was about to do the same, or this one was killed before it had noted what it did.
+        await db["job_runs"].update_one({"state": "lost"}, {"$set": {"again": True}})
+        await second.look()
+        await fleet.settled()
+    assert [row["state"] for row in await fleet.runs()] == ["lost", "succeeded"]
+    assert not await fleet.runs(again=True)
