@@ -12,6 +12,8 @@ from app.audit.router import router as audit
 from app.auth.router import router as auth
 from app.auth.schemas.sign_in import SecondFactorRequired
 from app.core.deps import KnownQuery
+from app.crypto.lane import ListingLane
+from app.crypto.router import router as crypto
 from app.job_runs.router import router as jobs
 from app.market_data.router import router as market_data
 from app.stream.router import router as stream
@@ -22,7 +24,7 @@ UNREFERENCED: list[type[BaseModel]] = [WebhookAlert, SecondFactorRequired]
 """What endpoints read or answer by themselves: FastAPI cannot know these schemas."""
 
 
-FAST_LANES = [WebhookLane]
+FAST_LANES: list[type[WebhookLane | ListingLane]] = [WebhookLane, ListingLane]
 """Middleware that answers hot paths before FastAPI's routing."""
 
 
@@ -30,7 +32,7 @@ def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
     # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes.
     app.include_router(webhook)
-    for router in (alerts, market_data, auth, audit, jobs):
+    for router in (alerts, market_data, auth, audit, crypto, jobs):
         app.include_router(router, dependencies=[KnownQuery])
     for router in (stream, system, docs_router()):
         app.include_router(router)

@@ -79,6 +79,8 @@ class TickNotice(NamedTuple):
     """Orders the messages of the channel: microseconds since the epoch, strictly increasing within a process."""
     body: bytes
     """JSON, encoded once, by the process that runs the feed."""
+    late: bool = False
+    """Whether a newer one of its symbol had come before it."""
 
 
 class TicksArrived(Event, frozen=True):
@@ -136,6 +138,21 @@ class JobChanged(Event, frozen=True):
     """The run as JSON, as every member may see it: encoded once, by the process that changed it."""
 
 
+class SignalChanged(Event, frozen=True):
+    """A signal of a user was made, changed, completed, cancelled or deleted."""
+
+    user_id: str
+    """The owner, 24 hex digits."""
+    signal_id: str
+    status: str
+    """A `signals.status.Status`."""
+    deleted: bool
+    seq: int
+    """Orders the changes: microseconds since the epoch, strictly increasing within a process."""
+    body: bytes
+    """The signal as JSON, as its owner gets it on the channel: encoded once, by the process that changed it."""
+
+
 class InstrumentsChanged(Event, frozen=True):
     """There is a newer list of instruments in the database."""
 
@@ -171,5 +188,6 @@ WireEvent = (
     | WatchlistChanged
     | GenerationMade
     | JobChanged
+    | SignalChanged
 )
 """The events that travel between processes."""

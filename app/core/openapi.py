@@ -34,6 +34,11 @@ TAGS = [
         "name": "Market data",
         "description": "Live prices of Indian indices and shares: ticks, candles, charts, market hours, data quality.",
     },
+    {
+        "name": "Cryptocurrencies",
+        "description": "Coins by CoinGecko and CoinMarketCap: listing, top lists, history, charts, risk.",
+    },
+    {"name": "Crypto portfolio", "description": "Your holdings and watchlists: valued, measured, drawn."},
     {"name": "Jobs", "description": "What the service does by the clock and on request, run by run."},
     {"name": "System", "description": "What runs here and how it is."},
 ]

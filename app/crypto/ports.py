@@ -78,16 +78,50 @@ class Fetched(NamedTuple):
     """Why an earlier provider was passed over, in words for a person; None if the first choice answered."""
 
 
+class Cost(NamedTuple):
+    """What a question to a provider takes of its plan."""
+
+    calls: int = 1
+    """Requests."""
+    credits: int = 1
+    """What the plan counts by the month: requests at CoinGecko, rows too at CoinMarketCap."""
+
+
 class ListingProvider(Protocol):
-    """A provider's client. Every call raises a `ProviderError` for whatever is not a usable answer."""
+    """A provider's client. Every call raises a `ProviderError` (see `errors`) for whatever is not a usable answer."""
 
     name: Provider
 
+    def cost(self, limit: int) -> Cost:
+        """What `listings(limit)` takes of the plan: one request as far as the provider's page size allows."""
+
     async def listings(self, limit: int) -> tuple[list[CoinListing], int]:
-        """The `limit` largest coins by market capitalisation in one request, and how many rows could not be read."""
+        """The `limit` largest coins by market capitalisation, by rank, and how many rows could not be read."""
 
     async def close(self) -> None:
         """Give the connections up."""
+
+
+class Category(NamedTuple):
+    """A provider's category of coins."""
+
+    slug: str
+    name: str
+
+
+class CoinArchive(Protocol):
+    """What only one provider has. Every call is one request, and raises a `ProviderError` as `ListingProvider` does."""
+
+    name: Provider
+
+    async def history(self, provider_id: str, days: int) -> list[PricePoint]:
+        """What a coin was worth in the last `days` (1–365), the oldest first."""
+
+    async def categories(self) -> list[Category]:
+        """Every category."""
+
+    async def category(self, slug: str) -> list[CoinListing]:
+        """The largest coins of a category, by rank."""
 
 
 class HistoryWriter(Protocol):

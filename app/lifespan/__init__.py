@@ -15,9 +15,12 @@ from app.core.deps import Registry
 from app.core.hub import Hub
 from app.core.outbox import Channel
 from app.core.settings import Settings
+from app.crypto.models import DOCUMENTS as CRYPTO_DOCUMENTS
+from app.crypto.portfolio_models import DOCUMENTS as CRYPTO_PORTFOLIO_DOCUMENTS
 from app.job_runs.models import DOCUMENTS as JOB_DOCUMENTS
 from app.lifespan.accounts import accounts
 from app.lifespan.background import background
+from app.lifespan.crypto import crypto
 from app.lifespan.features import features
 from app.lifespan.ground import ground_floor
 from app.lifespan.jobs import job_runs
@@ -34,6 +37,8 @@ DOCUMENTS: list[type[Document]] = [
     *MAIL_DOCUMENTS,
     *MARKET_DOCUMENTS,
     *JOB_DOCUMENTS,
+    *CRYPTO_DOCUMENTS,
+    *CRYPTO_PORTFOLIO_DOCUMENTS,
 ]
 """Every document of every feature."""
 
@@ -63,7 +68,8 @@ async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[
         market = Market(registry, settings, ground, hub, people.audit)
         await market.load()
         features(registry, settings, ground, people, hub, {Channel.TICKS: market.snapshot})
-        background(registry, settings, ground, people, market, jobs, stack)
+        providers = await crypto(registry, settings, ground, jobs, stack)
+        background(registry, settings, ground, people, market, jobs, providers, stack)
         log.info("started", version=__version__, environment=settings.environment, database=ground.database.mode)
         yield
         log.info("stopping")

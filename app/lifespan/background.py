@@ -1,5 +1,6 @@
 """Periodic jobs, supervised tasks, and what `/health` says of each part."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,7 @@ def background(
     people: People,
     market: Market,
     jobs: Scheduler,
+    providers: Callable[[], Awaitable[dict[str, Any]]],
     stack: AsyncExitStack,
 ) -> None:
     """Start the background tasks; `stack` ends them."""
@@ -83,6 +85,7 @@ def background(
         "jobs": jobs_health,
         "tasks": tasks_health,
         "mail": people.mails.health,
+        "crypto": providers,
         "audit": people.audit.health,
         "stream": stream_health,
     }

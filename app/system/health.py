@@ -25,6 +25,7 @@ class HealthReport(ResponseModel):
     tasks: Line = Field(examples=[{"status": "ok"}])
     mail: Line = Field(examples=[{"status": "ok", "transport": "smtp", "waiting": 0}])
     audit: Line = Field(examples=[{"status": "ok"}])
+    crypto: Line = Field(examples=[{"status": "ok", "providers": {"coingecko": {"state": "closed", "calls": 412}}}])
     stream: Line = Field(examples=[{"status": "ok", "clients": 3}])
 
 

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.ops.repository import ROOT, repository_files
+from tests.support.http import NO_TLS
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -32,7 +33,8 @@ README_ADDRESS = "127.0.0.1:8000"
 def plain_environment(port: int) -> dict[str, str]:
     pip_and_proxies = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
     kept = {k: v for k, v in os.environ.items() if k in KEPT or k.upper().startswith(pip_and_proxies)}
-    return kept | {"PORT": str(port)}
+    # No test asks the internet.
+    return kept | {"PORT": str(port), "CRYPTO_SYNC_ENABLED": "false"}
 
 
 def free_port() -> int:
@@ -86,16 +88,16 @@ def running(folder: Path, deadline: float) -> Iterator[tuple[psutil.Process, str
 
 def is_ready(address: str) -> bool:
     try:
-        return httpx.get(f"{address}/health/ready", timeout=5, trust_env=False).status_code == 200
+        return httpx.get(f"{address}/health/ready", timeout=5, trust_env=False, verify=NO_TLS).status_code == 200
     except httpx.TransportError:
         return False
 
 
 def test_one_command_on_a_clean_copy_gives_a_healthy_service(clean_copy: Path) -> None:
     with running(clean_copy, deadline=200) as (_, address):
-        health = httpx.get(f"{address}/health", trust_env=False).json()
+        health = httpx.get(f"{address}/health", trust_env=False, verify=NO_TLS).json()
         assert health["status"] == "ok"
-        docs = httpx.get(f"{address}/docs", trust_env=False)
+        docs = httpx.get(f"{address}/docs", trust_env=False, verify=NO_TLS)
         assert docs.status_code == 200
     with running(clean_copy, deadline=60):
         pass

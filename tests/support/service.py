@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.http import NO_TLS
+
 ROOT = Path(__file__).resolve().parents[2]
 GENEROUS = {
     "RATE_LIMIT_PER_MINUTE": "1000000",
@@ -21,6 +23,7 @@ GENEROUS = {
     "AUTH_RATE_LIMIT_PER_MINUTE": "1000000",
     "AUTH_ADDRESS_RATE_LIMIT_PER_MINUTE": "1000000",
     "ALERT_RATE_LIMIT_PER_MINUTE": "1000000",
+    "CRYPTO_SYNC_RATE_LIMIT_PER_MINUTE": "1000000",
 }
 """Limits out of the way of tests that are not about them."""
 CHEAP = {"PASSWORD_HASH_PASSES": "1", "PASSWORD_HASH_KIB": "64"}
@@ -52,6 +55,7 @@ class ServiceProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self._database: str | None = None
         defaults = {"ENVIRONMENT": "test", "DATA_DIR": str(self.data_dir), **(GENEROUS if generous else {})}
+        defaults["CRYPTO_SYNC_ENABLED"] = "false"  # no test asks the internet
         defaults |= {} if env.get("ENVIRONMENT") == "production" else CHEAP
         if url := os.environ.get("TEST_MONGODB_URL"):
             self._database = f"arrow_test_{secrets.token_hex(6)}"
@@ -94,7 +98,7 @@ class ServiceProcess:
             if self.process.poll() is not None:
                 raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log_text()[-4000:]}")
             try:
-                if httpx.get(f"{self.url}/health/ready", timeout=3).status_code == 200:
+                if httpx.get(f"{self.url}/health/ready", timeout=3, verify=NO_TLS).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -107,7 +111,7 @@ class ServiceProcess:
 
     def health(self) -> dict[str, Any]:
         """The answer of `/health`."""
-        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=10).json()
+        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=10, verify=NO_TLS).json()
         return answer
 
     def worker_pids(self) -> list[int]:

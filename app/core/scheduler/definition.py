@@ -92,10 +92,10 @@ class Job:
         return self.skip is None or not self.skip(slot)
 
 
-def without_run(call: Callable[[], Awaitable[None]]) -> Work:
-    """Work that needs nothing of its run and has no result."""
+def without_run(call: Callable[[], Awaitable[Mapping[str, Any] | None]]) -> Work:
+    """Work that needs nothing of its run."""
 
-    async def work(_: Run) -> None:
-        await call()
+    async def work(_: Run) -> Mapping[str, Any] | None:
+        return await call()
 
     return work

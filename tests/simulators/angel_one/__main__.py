@@ -15,7 +15,8 @@ async def main() -> None:
     parser.add_argument("--feed-port", type=int, default=0, help="default: any free one")
     parser.add_argument("--every", type=float, default=0.25, help="seconds between ticks of an index")
     options = parser.parse_args()
-    async with AngelOneSimulator(rest_port=options.rest_port, feed_port=options.feed_port) as simulator:
+    ports = {"rest_port": options.rest_port, "feed_port": options.feed_port}
+    async with AngelOneSimulator(**ports, instrument_rows=500) as simulator:
         lines = (f"{name}={value}" for name, value in simulator.environment().items())
         sys.stdout.write("\n".join([*lines, ""]))
         sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""One folder a provider of listings; `wire` carries their requests."""

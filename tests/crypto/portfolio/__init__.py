@@ -1,0 +1,1 @@
+"""History, risk and portfolios."""
