@@ -11,8 +11,12 @@ of it at once. The password is asked for, or read from the first line of standar
 other users of the machine could see it.
 
 --admin, --operator or --role with the address of an account that exists changes its role; no password is asked for.
+An account whose owner has not proven yet to read the mail of its address (by a code or a reset) may be anybody's: it
+gets a role above user with --yes only, or after --reset-password.
+
 --reset-password gives an account that exists a new one, for where no mail can be sent: it ends all its sessions, and
-forgets failed attempts to sign in. Its second factor and its API tokens stay.
+forgets failed attempts to sign in. Its second factor, its API tokens and the keys of its strategies stay, except where
+its owner has proven nothing yet: then somebody else may have put them there, and they end.
 """
 
 import argparse
@@ -30,6 +34,7 @@ from app.auth.accounts import NewAccount  # noqa: E402
 from app.auth.mailed_tokens import Purpose  # noqa: E402
 from app.auth.models import UserDocument  # noqa: E402
 from app.auth.schemas.accounts import RegisterBody, normalise_email  # noqa: E402
+from app.auth.take_over import Evicted  # noqa: E402
 from app.core.audit import SYSTEM, Act  # noqa: E402
 from app.core.errors import StartupError  # noqa: E402
 from app.core.events import AccountChanged  # noqa: E402
@@ -60,6 +65,7 @@ def arguments() -> argparse.Namespace:
     )
     what.add_argument("--operator", action="store_const", const=Role.OPERATOR, dest="role", help="--role operator")
     what.add_argument("--reset-password", action="store_true", help="a new password for an account that exists")
+    parser.add_argument("--yes", action="store_true", help="the role also where anybody may have made the account")
     wanted = parser.parse_args()
     if wanted.reset_password and (wanted.username or wanted.name):
         parser.error("--username and --name are for new accounts")
@@ -83,16 +89,18 @@ def read_password() -> str:
 async def create(settings: Settings, body: RegisterBody, role: Role) -> str:
     """Store the account in the service's database, and write down that it was made here."""
     async with account_tools(settings, DOCUMENTS) as tools:
-        new = NewAccount(body.email, body.password.get_secret_value(), body.name, body.username, role=role)
+        password = body.password.get_secret_value()
+        new = NewAccount(body.email, password, body.name, body.username, role=role, owner_proven=True)
         user = await tools.accounts.create(new)
         await tools.trail.note(_act("auth.sign_up", user, role=role.value))
         return f"Made the account {user.email} ({user.role}), id {user.id}."
 
 
-async def change_role(settings: Settings, email: str, role: Role, *, refuse: bool) -> str | None:
+async def change_role(settings: Settings, email: str, role: Role, *, refuse: bool, anybodys: bool) -> str | None:
     """Give the account another role, everywhere at once; None if there is none with this address.
 
-    `refuse`: if there is one, it is an error, because more was asked for than a role.
+    `refuse`: if there is one, it is an error, because more was asked for than a role. `anybodys`: also where nobody
+    has proven to own the account.
     """
     async with account_tools(settings, DOCUMENTS) as tools:
         user = await tools.accounts.find(email)
@@ -104,6 +112,13 @@ async def change_role(settings: Settings, email: str, role: Role, *, refuse: boo
                 "nothing was changed."
             )
         change = {"$set": {"role": role.value, "updated_at": tools.clock.now()}}
+        if role not in {Role.USER, user.role} and not user.owner_proven and not anybodys:
+            raise StartupError(
+                f"Anybody may have made the account {email}, and may be signed in to it: its owner has not proven yet "
+                "to read mail at this address. --reset-password ends whatever works for the account now and sets a new "
+                "password; after it (or after a sign-in with a code by mail) it can have this role. --yes gives it "
+                "the role as it is. Nothing was changed."
+            )
         await UserDocument.get_pymongo_collection().update_one({"_id": user.id}, change)
         # Even if it had the role: whoever stored it may have died before they could announce it.
         await tools.bus.publish(AccountChanged(user_id=str(user.id), is_active=user.is_active), confirm=True)
@@ -123,12 +138,23 @@ async def reset_password(settings: Settings, email: str, password: str) -> str:
         if user is None:
             raise StartupError(f"There is no account with the address {email} here; nothing was changed.")
         await tools.accounts.set_password(user, password)
-        ended = await _let_in_again(tools, user)
+        evicted = None if user.owner_proven else await tools.take_overs.evict(user.id, "script", actor=SYSTEM)
+        ended = await _let_in_again(tools, user) + (evicted.sessions if evicted else 0)
+        if evicted:
+            await tools.accounts.vouch(user.id)
         await tools.trail.note(_act("auth.password_reset", user, sessions_ended=ended))
-        hint = (
-            "" if user.is_active else " It is deactivated: an administrator has to activate it before it can sign in."
-        )
+        hint = _also_ended(evicted) if evicted else ""
+        if not user.is_active:
+            hint += " It is deactivated: an administrator has to activate it before it can sign in."
         return f"The account {user.email} has a new password; sessions that ended: {ended}.{hint}"
+
+
+def _also_ended(evicted: Evicted) -> str:
+    return (
+        " Nobody had proven to own it, so these ended, too: "
+        f"API tokens: {evicted.api_tokens}, strategy keys: {evicted.strategy_keys}, "
+        f"second factor: {'removed' if evicted.second_factor else 'there was none'}."
+    )
 
 
 async def _let_in_again(tools: AccountTools, user: UserDocument) -> int:
@@ -159,12 +185,13 @@ def main() -> None:
         if wanted.reset_password:
             return await reset_password(settings, wanted.email, read_password())
         new_only = wanted.username is not None or wanted.name is not None
-        if wanted.role and (done := await change_role(settings, wanted.email, wanted.role, refuse=new_only)):
+        role: Role | None = wanted.role
+        if role and (done := await change_role(settings, wanted.email, role, refuse=new_only, anybodys=wanted.yes)):
             return done
         body = RegisterBody(
             email=wanted.email, password=SecretStr(read_password()), name=wanted.name, username=wanted.username
         )
-        return await create(settings, body, wanted.role or Role.USER)
+        return await create(settings, body, role or Role.USER)
 
     run_program(work)
 

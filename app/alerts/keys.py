@@ -16,12 +16,12 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.alerts.models import KeyDocument, StrategyDocument
-from app.alerts.ports import AccountStatus
+from app.alerts.ports import AccountStatus, CallerStatus
 from app.alerts.schemas import BoundKey, KeyInfo
 from app.core.audit import SYSTEM, Act, Actor, AuditTrail
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
-from app.core.errors import ConflictError, NotFoundError, UnavailableError
+from app.core.errors import ConflictError, NotFoundError, UnauthorizedError, UnavailableError
 from app.core.events import AccountChanged, KeyChanged, PeersChanged
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.security import Principal
@@ -202,14 +202,19 @@ class KeyDirectory:
 class KeyService:
     """Binds, lists and revokes keys."""
 
-    def __init__(self, bus: Bus, clock: Clock, sequence: Sequence, audit: AuditTrail) -> None:
+    def __init__(self, bus: Bus, clock: Clock, sequence: Sequence, audit: AuditTrail, callers: CallerStatus) -> None:
         self._bus = bus
         self._clock = clock
         self._sequence = sequence
         self._audit = audit
+        self._callers = callers
 
     async def bind(self, caller: Principal, name: str, base_url: str) -> BoundKey:
-        """A new key for the caller's strategy `name`, made if need be; raises `ConflictError` over the limits."""
+        """A new key for the caller's strategy `name`, made if need be; raises `ConflictError` over the limits.
+
+        And `UnauthorizedError` when the caller's session or token ended meanwhile: who takes back an account ends those
+        first and its keys then, so none slips through.
+        """
         user_id = caller.user_id
         strategy = await self._strategy(user_id, name)
         if await KeyDocument.find({"user_id": user_id}).count() >= MAX_KEYS:
@@ -225,6 +230,9 @@ class KeyService:
             created_at=self._clock.now(),
         )
         await document.insert()
+        if not await self._callers.holds(caller):
+            await KeyDocument.get_pymongo_collection().delete_one({"_id": document.id})
+            raise UnauthorizedError("You are not signed in any more, so no key was made; sign in again.")
         await self._bus.publish(KeyChanged(digest=document.digest))
         await self._audit.note(_act("strategy_key.bind", caller, document.id, strategy.name))
         return BoundKey(

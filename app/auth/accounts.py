@@ -29,6 +29,8 @@ class NewAccount:
     username: str | None = None
     mobile: str | None = None
     role: Role = Role.USER
+    owner_proven: bool = False
+    """Whether who makes it may speak for the owner of the address: who runs the service may."""
 
 
 def normalise_identifier(text: str) -> str:
@@ -65,6 +67,7 @@ class Accounts:
             name=new.name,
             mobile=new.mobile,
             role=new.role,
+            owner_proven=new.owner_proven,
             hashed_password=await self._passwords.hash(new.password),
             created_at=now,
             updated_at=now,
@@ -139,10 +142,20 @@ class Accounts:
         """A hash that no password fits: trying one costs the same time as with any other account."""
         return await self._passwords.hash(secrets.token_urlsafe(32))
 
-    async def mark_verified(self, user_id: PydanticObjectId, email: str) -> bool:
-        """Note that the owner of the account reads mail at `email`; False if it has another address, or is verified."""
-        result = await UserDocument.get_pymongo_collection().update_one(
-            {"_id": user_id, "email": email, "is_verified": False},
-            {"$set": {"is_verified": True, "updated_at": self._clock.now()}},
-        )
-        return result.modified_count == 1
+    async def mark_verified(self, user_id: PydanticObjectId, email: str, *, owner_proven: bool = True) -> bool:
+        """Note that somebody reads mail at `email`, and (`owner_proven`) that the account is theirs alone.
+
+        False if it has another address, or all of that was noted before.
+        """
+        noted = 0
+        for name in ("is_verified", "owner_proven") if owner_proven else ("is_verified",):
+            result = await UserDocument.get_pymongo_collection().update_one(
+                {"_id": user_id, "email": email, name: {"$ne": True}},
+                {"$set": {name: True, "updated_at": self._clock.now()}},
+            )
+            noted += result.modified_count
+        return noted > 0
+
+    async def vouch(self, user_id: PydanticObjectId) -> None:
+        """Note that the account is its owner's alone, on the word of who runs the service."""
+        await UserDocument.get_pymongo_collection().update_one({"_id": user_id}, {"$set": {"owner_proven": True}})

@@ -195,8 +195,7 @@ class ApiTokens:
             session = await SessionDocument.find_one({"_id": caller.session_id})
             user = await self._accounts.get(caller.user_id)
             # A new password ends all sessions at once by the account's count; the sessions' own rows come later.
-            kept = session and session.revoked_at is None and user and user.keeps(session.id, session.epoch)
-            if not kept:
+            if session is None or user is None or not user.lets_in(session):
                 refusal = UnauthorizedError("This session has ended; sign in again.")
         if refusal:
             await ApiTokenDocument.get_pymongo_collection().delete_one({"_id": token.id})

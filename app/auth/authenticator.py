@@ -8,7 +8,7 @@ from beanie import PydanticObjectId
 from cachetools import LRUCache, TTLCache
 
 from app.auth.api_tokens import ApiTokens, looks_like_api_token
-from app.auth.models import SessionDocument, UserDocument
+from app.auth.models import ApiTokenDocument, SessionDocument, UserDocument
 from app.auth.tokens import AccessTokens, digest_of
 from app.auth.uses import CredentialUses
 from app.core.bus import Bus
@@ -82,6 +82,18 @@ class SessionAuthenticator:
             raise SessionEndedError("This session has ended; sign in again.", headers=_INVALID_TOKEN)
         self._uses.note(session.id, api_token=False)
         return Principal(claims.user_id, claims.session_id, session.role, claims.expires_at)
+
+    async def holds(self, caller: Principal) -> bool:
+        """Whether the credential behind `caller` still works, according to the database.
+
+        For whoever stores something that outlives it: asked after that, so that an end of the credential which does
+        not find the thing yet is seen here.
+        """
+        if not caller.api_token:
+            return await _load_session(caller.session_id) is not None
+        token = await ApiTokenDocument.find_one({"_id": caller.session_id})
+        user = await UserDocument.find_one({"_id": caller.user_id})
+        return token is not None and token.revoked_at is None and user is not None and user.is_active
 
     async def _session(self, session_id: PydanticObjectId) -> _Live | None:
         if not self._bus.connected:
@@ -176,6 +188,6 @@ async def _load_session(session_id: PydanticObjectId) -> _Live | None:
     if session is None or session.revoked_at is not None:
         return None
     user = await UserDocument.find_one({"_id": session.user_id})
-    if user is None or not user.is_active or not user.keeps(session.id, session.epoch):
+    if user is None or not user.lets_in(session):
         return None
     return _Live(session.id, user.id, user.role, session.expires_at)

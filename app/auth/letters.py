@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 NOTICES: Mapping[str, tuple[str, ...]] = {
     "new_sign_in": ("when", "address", "device", "method"),
     "token_reuse": ("when", "address", "device"),
-    "password_changed": ("when", "address", "api_tokens_ended"),
+    "password_changed": ("when", "address", "api_tokens_ended", "strategy_keys_ended"),
     "second_factor_changed": ("when", "address", "enabled"),
     "api_token_created": ("when", "address", "token_name", "scopes"),
 }
@@ -108,6 +108,7 @@ _FACTS: Mapping[str, Callable[[Any], Any]] = {
     "device": device_in_mail,
     "method": str,
     "api_tokens_ended": lambda value: int(value or 0),
+    "strategy_keys_ended": lambda value: int(value or 0),
     "enabled": bool,
     "token_name": lambda value: value,
     "scopes": _scopes,

@@ -29,6 +29,9 @@ class UserDocument(Document):
     role: Role = Role.USER
     is_active: bool = True
     is_verified: bool = False
+    """Somebody who reads the mail of `email` has said so. It says nothing of who made the account."""
+    owner_proven: bool = False
+    """Who reads the mail of `email` has the account, and nobody else (see `TakeOvers`); absent means not yet."""
     session_epoch: int = 0
     """Counts how often all sessions were ended: only those of the present count live. So one write ends them all, the
     same one that stores a new password, and a sign-in that began before it opens none."""
@@ -40,6 +43,10 @@ class UserDocument(Document):
     def keeps(self, session_id: PydanticObjectId, epoch: int) -> bool:
         """Whether a session that was opened at the count `epoch` has outlived every end of all sessions."""
         return epoch == self.session_epoch or session_id == self.kept_session
+
+    def lets_in(self, session: "SessionDocument") -> bool:
+        """Whether `session`, one of this account's, can be used; its expiry apart."""
+        return session.revoked_at is None and self.is_active and self.keeps(session.id, session.epoch)
 
     class Settings:
         """Collection and indexes."""

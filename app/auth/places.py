@@ -15,7 +15,8 @@ from app.core.client_address import network_of
 from app.core.clock import Clock
 
 REMEMBERED = timedelta(days=90)
-"""How long after the last sign-in from it a network is familiar."""
+"""How long a network is familiar after the last sign-in, or the last refresh of one, from it."""
+RENEWED_EACH = timedelta(days=1)
 MAX_PLACES = 50
 """Networks of an account; those longest unseen give way."""
 MAX_DEVICES = 20
@@ -36,8 +37,9 @@ class SignInPlaces:
         self._digests = digests
 
     async def familiar(self, account: str, network: str) -> bool:
-        """Whether the account with this id has signed in from `network` in the last 90 days: one read by key.
+        """Whether the account with this id has signed in from `network`, and was there in the last 90 days.
 
+        One read by key.
         `account` may be any text; that of no account has no familiar network, at the same cost.
         """
         row = await SignInPlaceDocument.find_one({"_id": f"{account}:{network}"})
@@ -62,6 +64,18 @@ class SignInPlaces:
             if news is not None:
                 return news
         return True  # others write the same row all the time; a notice too many does less harm than one too few
+
+    async def renew(self, user_id: PydanticObjectId, client: Client) -> None:
+        """Somebody who signed in before is still at it from `client`: a network that is familiar stays so.
+
+        One update by key, which changes something once a day at most; what is not familiar does not become so.
+        """
+        now = self._clock.now()
+        due = {"$gt": now, "$lt": now + REMEMBERED - RENEWED_EACH}
+        await _collection().update_one(
+            {"_id": f"{user_id}:{network_of(client.address)}", "expires_at": due},
+            {"$set": {"last_seen_at": now, "expires_at": now + REMEMBERED}},
+        )
 
     async def forget(self, user_id: PydanticObjectId) -> None:
         """No place of the account is familiar any more: for when its password was known to somebody else.

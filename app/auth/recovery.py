@@ -17,8 +17,9 @@ from app.auth.places import SignInPlaces
 from app.auth.schemas.accounts import TokenPair
 from app.auth.schemas.recovery import PasswordChangeBody, PasswordResetBody
 from app.auth.sessions import Client, Sessions
-from app.auth.take_over import TakeOvers
+from app.auth.take_over import NOTHING, Evicted, TakeOvers
 from app.core.audit import Act, Actor, AuditTrail, Outcome
+from app.core.client_address import network_of
 from app.core.clock import Clock
 from app.core.errors import ConflictError, FieldError, InvalidInputError, UnauthorizedError, UnavailableError
 from app.core.mail import MailRequest, Mails
@@ -73,12 +74,17 @@ class Recovery:
         """Have a token for setting a new password sent, if there is an account. Raises as `resend` does."""
         await self._ask_for_mail(Purpose.PASSWORD_RESET, email, client)
 
-    async def verify_email(self, token: str) -> None:
-        """Take a token from a mail for proof that its reader owns the address; `InvalidInputError` for any other."""
+    async def verify_email(self, token: str, client: Client) -> None:
+        """Take a token from a mail for proof that its reader owns the address; `InvalidInputError` for any other.
+
+        Where whoever signed up was, the account is theirs with it. From elsewhere it says nothing of who made the
+        account: see `TakeOvers`.
+        """
         user = await self._owner(Purpose.VERIFY_EMAIL, token)
+        at_home = await self._places.familiar(str(user.id), network_of(client.address))
         if not await self._tokens.redeem(Purpose.VERIFY_EMAIL, token):
             raise _unusable()
-        if await self._accounts.mark_verified(user.id, user.email):
+        if await self._accounts.mark_verified(user.id, user.email, owner_proven=at_home):
             log.info("address verified", user_id=str(user.id))
             await self._audit.note(Act("auth.email_verified", user.id, target=("account", str(user.id))))
 
@@ -98,16 +104,20 @@ class Recovery:
         if not await self._tokens.redeem(Purpose.PASSWORD_RESET, body.token):
             raise _unusable()
         # Before the password, too: with that stored, its owner has no reason to try again, whatever fails after it.
-        api_tokens = await self._api_tokens.revoke_all(user.id)
+        if taken_over:
+            ended = await self._take_overs.disarm(user.id)
+        else:
+            ended = Evicted(api_tokens=await self._api_tokens.revoke_all(user.id))
         await self._accounts.replace_password(user, hashed)
         if taken_over:
-            api_tokens = await self._take_overs.evict(user.id, "password_reset", api_tokens=api_tokens)
+            ended = await self._take_overs.evict(user.id, "password_reset", before=ended)
         sessions = await self._sessions.end_outdated(user.id, "the password was reset")
-        api_tokens += await self._api_tokens.revoke_all(user.id)
-        # Who reads the mail owns the address.
+        api_tokens = ended.api_tokens + await self._api_tokens.revoke_all(user.id)
+        # Who reads the mail owns the address, and nobody else has the account any more.
         await self._accounts.mark_verified(user.id, user.email)
         act = Act("auth.password_reset", user.id, target=("account", str(user.id)))
-        await self._settled(user, client, act, sessions_ended=sessions, api_tokens_ended=api_tokens)
+        done = replace(act, details={"sessions_ended": sessions, "api_tokens_ended": api_tokens})
+        await self._settled(user, client, done, ended._replace(api_tokens=api_tokens))
 
     async def change(self, caller: Principal, body: PasswordChangeBody, client: Client) -> TokenPair:
         """Replace the caller's password, end every session, and open a new one in place of the caller's.
@@ -129,7 +139,8 @@ class Recovery:
             raise ConflictError("The password was changed at the same moment by another request; sign in with that.")
         sessions = await self._sessions.end_outdated(user.id, "the password was changed")
         act = Act("auth.password_changed", user.id, Actor.of(caller), target=("account", str(user.id)))
-        await self._settled(user, client, act, sessions_ended=sessions, api_tokens_ended=0)
+        done = replace(act, details={"sessions_ended": sessions, "api_tokens_ended": 0})
+        await self._settled(user, client, done, NOTHING)
         return await self._sessions.reopen(user, client, present.method if present else "password")
 
     async def _ask_for_mail(self, purpose: Purpose, email: str, client: Client) -> None:
@@ -157,20 +168,21 @@ class Recovery:
         )
         raise _refused("current_password", "This is not the current password; nothing was changed")
 
-    async def _settled(self, user: UserDocument, client: Client, act: Act, **ended: int) -> None:
+    async def _settled(self, user: UserDocument, client: Client, act: Act, ended: Evicted) -> None:
         """What follows a new password, once everything `ended` that the old one opened: the owner is told."""
         await self._tokens.drop(Purpose.PASSWORD_RESET, user.id)
         # Somebody else may have signed in with the old one: their places are no better than any other from now on.
         await self._places.forget(user.id)
         await self._places.note(user.id, client)
-        log.info("password set", user_id=str(user.id), **ended)
+        log.info("password set", user_id=str(user.id), **act.details)
         values: dict[str, Any] = {
             "when": self._clock.now().isoformat(),
             "address": client.address,
-            "api_tokens_ended": ended["api_tokens_ended"],
+            "api_tokens_ended": ended.api_tokens,
+            "strategy_keys_ended": ended.strategy_keys,
         }
         await self._notices.send(MailRequest("password_changed", user.email, values))
-        await self._audit.note(replace(act, details=ended))
+        await self._audit.note(act)
 
 
 def _same(one: str, other: str) -> bool:

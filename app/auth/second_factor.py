@@ -228,7 +228,7 @@ class SecondFactors:
             log.error("TOTP secrets that none of the ENCRYPTION_KEYS opens", secrets=found["unreadable"])
         if found["resealed"]:
             log.info("TOTP secrets sealed with the newest of ENCRYPTION_KEYS", secrets=found["resealed"])
-        if found["waiting"]:
+        if found["waiting"] or found["unreadable"]:
             self._said_fresh = False
         elif found["resealed"] or not self._said_fresh:
             self._said_fresh = True

@@ -124,7 +124,7 @@ class AuthService:
     async def _proven(self, user: UserDocument, client: Client) -> UserDocument:
         """The account of somebody who has just proven to read its mail. A second factor is not asked for before this:
         whoever made the account for somebody else's address may have planted one."""
-        if user.is_verified:
+        if user.is_verified and user.owner_proven:
             return user
         proven = user
         if await self._take_overs.due(user, client):

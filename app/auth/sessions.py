@@ -1,6 +1,6 @@
 """Sessions: opened by a sign-in, carried on by refresh tokens that work once, ended as a whole."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
@@ -16,7 +16,7 @@ from app.auth.tokens import AccessTokens, digest_of, new_refresh_token
 from app.core.audit import Act, Actor, ActorKind, AuditTrail, Outcome
 from app.core.bus import Bus
 from app.core.clock import Clock, Sequence
-from app.core.errors import NotFoundError, UnauthorizedError
+from app.core.errors import NotFoundError, SessionEndedError, UnauthorizedError, UnavailableError
 from app.core.events import SessionRevoked
 from app.core.mail import MailRequest, Mails
 from app.core.pagination import Page, PageRequest, newest_first, read_page
@@ -31,6 +31,8 @@ MAX_LIVE = 200
 """Live sessions of one account: whoever signs in once more ends the oldest."""
 REFRESHES_PER_MINUTE = 30
 """Of one session. Each leaves a row behind for days; a client needs one for each life of an access token."""
+_ROUNDS = 5
+"""Tries to end all sessions but one, while others end sessions of the same account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,11 @@ class Sessions:
         audit: AuditTrail,
         mails: Mails | None = None,
         limiter: RateLimiter | None = None,
+        seen: Callable[[PydanticObjectId, Client], Awaitable[None]] | None = None,
     ) -> None:
         """`lifetime` is how long a session lives without being refreshed (and each of its refresh tokens at most).
+
+        `seen` is told of every refresh: which account's, and from where.
 
         For programs that only end sessions: without `mails` no owner is told of a refresh token that returns, without
         `limiter` refreshing is not limited.
@@ -74,6 +79,7 @@ class Sessions:
         self._audit = audit
         self._mails = mails
         self._limiter = limiter
+        self._seen = seen
         self._sequence = Sequence(clock)
 
     async def open(self, user: UserDocument, client: Client, method: str = "password") -> TokenPair:
@@ -158,6 +164,8 @@ class Sessions:
         # Spending comes last: whatever fails before leaves the old token usable, so that its next use is no theft.
         successor, successor_id = await self._add_refresh_token(session)
         await self._carry_on(session, client)
+        if self._seen is not None:
+            await self._seen(user.id, client)
         if not await self._spend(token):
             await RefreshTokenDocument.get_pymongo_collection().delete_one({"_id": successor_id})
             await self._returned(token, client)
@@ -189,19 +197,45 @@ class Sessions:
             await self._audit.note(Act("session.end", caller.user_id, Actor.of(caller), target=target))
 
     async def end_all(self, caller: Principal, *, keep_current: bool) -> int:
-        """End all of the caller's sessions, or all the others; how many they were."""
-        but = caller.session_id if keep_current else None
-        ended = await self.revoke_all(caller.user_id, "ended by its owner with all others", but=but)
+        """End all of the caller's sessions, or all the others; how many they were.
+
+        Raises `SessionEndedError` where the current one is to be kept and has ended meanwhile.
+        """
+        if keep_current:
+            await self._end_others(caller)
+        else:
+            await self._end_every(caller.user_id)
+        ended = await self.end_outdated(caller.user_id, "ended by its owner with all others")
         details = {"sessions": ended, "kept_current": keep_current}
         await self._audit.note(Act("session.end_all", caller.user_id, Actor.of(caller), details=details))
         return ended
 
-    async def revoke_all(self, user_id: PydanticObjectId, reason: str, *, but: PydanticObjectId | None = None) -> int:
-        """End all sessions of an account except `but`, as `revoke` does, and sign-ins that are under way.
+    async def _end_others(self, caller: Principal) -> None:
+        """End all but the caller's session, if that is alive at the very moment of the write.
+
+        What the caller is goes back to a look some time ago. Written whatever happened since, this would bring a
+        session to life again that a new password or a deactivation has just ended.
+        """
+        users = UserDocument.get_pymongo_collection()
+        for _ in range(_ROUNDS):
+            session = await SessionDocument.find_one({"_id": caller.session_id})
+            user = await UserDocument.find_one({"_id": caller.user_id})
+            if session is None or user is None or not user.lets_in(session):
+                raise SessionEndedError("This session has ended meanwhile, and no other was ended; sign in again.")
+            as_read = {"_id": user.id, "session_epoch": user.session_epoch, "is_active": True}
+            if (await users.update_one(as_read, all_sessions_end(but=session.id))).modified_count:
+                return
+        raise UnavailableError("Other requests are ending sessions of this account; try again.", retry_after=1)
+
+    async def _end_every(self, user_id: PydanticObjectId) -> None:
+        await UserDocument.get_pymongo_collection().update_one({"_id": user_id}, all_sessions_end())
+
+    async def revoke_all(self, user_id: PydanticObjectId, reason: str) -> int:
+        """End all sessions of an account, as `revoke` does, and sign-ins that are under way.
 
         What the reason is (a deactivation) has to be stored before. Returns how many were ended.
         """
-        await UserDocument.get_pymongo_collection().update_one({"_id": user_id}, all_sessions_end(but=but))
+        await self._end_every(user_id)
         return await self.end_outdated(user_id, reason)
 
     async def end_outdated(self, user_id: PydanticObjectId, reason: str) -> int:

@@ -3,9 +3,13 @@
 Anybody can sign up with any address. Whoever does so with somebody else's, and waits until that person comes, must not
 be left with a session, a token, a key or a second factor then. The first proof of the mailbox decides whose the account
 is. Where it comes from a network that the account knows, it is taken for the one who signed up there: nothing changes.
+
+A proof is a code or a reset. The mail of the sign-up is none when it is confirmed from elsewhere: its reader may have
+nothing to do with the account, and whoever made it has the password still. So that says that the address is read by
+somebody, and the first proof is yet to come.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from beanie import PydanticObjectId
@@ -26,11 +30,23 @@ from app.core.mail import MailRequest
 log = structlog.get_logger(__name__)
 
 
+class Evicted(NamedTuple):
+    """What was ended."""
+
+    sessions: int = 0
+    api_tokens: int = 0
+    strategy_keys: int = 0
+    second_factor: bool = False
+
+
+NOTHING = Evicted()
+
+
 class TakeOvers:
     """Ends everything that whoever had the account before could still use it with.
 
-    All of it can be done again. The address has to be marked as verified after it: until then, whatever failed half-way
-    is made good by the next proof.
+    All of it can be done again. The account has to be marked as its owner's after it (`Accounts.mark_verified`): until
+    then, whatever failed half-way is made good by the next proof.
     """
 
     def __init__(
@@ -58,7 +74,7 @@ class TakeOvers:
 
     async def due(self, user: UserDocument, client: Client) -> bool:
         """Whether a proof of the mailbox that comes from `client` now makes somebody else the owner."""
-        return not user.is_verified and not await self._places.familiar(str(user.id), network_of(client.address))
+        return not user.owner_proven and not await self._places.familiar(str(user.id), network_of(client.address))
 
     async def by_code(self, user: UserDocument, client: Client) -> UserDocument | None:
         """Take the account over for who sent a code from its mailbox: its password fits nobody from now on.
@@ -70,33 +86,50 @@ class TakeOvers:
         values: dict[str, Any] = {
             "when": self._clock.now().isoformat(),
             "address": client.address,
-            "api_tokens_ended": ended,
+            "api_tokens_ended": ended.api_tokens,
+            "strategy_keys_ended": ended.strategy_keys,
         }
         await self._notices.send(MailRequest("password_changed", user.email, values))
         # Whatever was counted meanwhile was the doing of who is out now, and must not keep the owner out.
         return await self._accounts.get(user.id)
 
-    async def evict(self, user_id: PydanticObjectId, method: str, *, api_tokens: int = 0) -> int:
-        """End all that the account could be used with, once its password is another; how many API tokens that were.
+    async def disarm(self, user_id: PydanticObjectId) -> Evicted:
+        """End what works without the password. By itself it is not enough: sessions can make more of it.
 
-        For the trail: `method` is how the mailbox was proven, `api_tokens` how many were ended before.
+        For before a password is stored that its owner chose: with that they are in, and have no reason to try again
+        when something fails after it.
+        """
+        api_tokens = await self._api_tokens.revoke_all(user_id)
+        factor = await self._second_factors.remove(user_id)
+        keys = await self._keys.revoke_all(user_id)
+        return Evicted(0, api_tokens, keys, factor)
+
+    async def evict(
+        self, user_id: PydanticObjectId, method: str, *, before: Evicted = NOTHING, actor: Actor | None = None
+    ) -> Evicted:
+        """End all that the account could be used with, once its password is another; what that was, with `before`.
+
+        For the trail: `method` is how the mailbox was proven, `before` what was ended before, `actor` who did it (the
+        owner).
         """
         # The sessions first: what one of them was about to make is refused, or found by what follows.
         sessions = await self._sessions.end_outdated(user_id, "the account was taken over by the owner of its address")
-        api_tokens += await self._api_tokens.revoke_all(user_id)
-        factor = await self._second_factors.remove(user_id)
-        keys = await self._keys.revoke_all(user_id)
+        rest = await self.disarm(user_id)
         await self._places.forget(user_id)
+        ended = Evicted(
+            before.sessions + sessions,
+            before.api_tokens + rest.api_tokens,
+            before.strategy_keys + rest.strategy_keys,
+            before.second_factor or rest.second_factor,
+        )
         log.warning("account taken over by the owner of its address", user_id=str(user_id), method=method)
         details: dict[str, Any] = {
             "method": method,
-            "sessions_ended": sessions,
-            "api_tokens_ended": api_tokens,
-            "strategy_keys_ended": keys,
-            "second_factor_removed": factor,
+            "sessions_ended": ended.sessions,
+            "api_tokens_ended": ended.api_tokens,
+            "strategy_keys_ended": ended.strategy_keys,
+            "second_factor_removed": ended.second_factor,
         }
-        owner = Actor(ActorKind.NOBODY, user_id)
-        await self._audit.note(
-            Act("auth.taken_over", user_id, owner, target=("account", str(user_id)), details=details)
-        )
-        return api_tokens
+        by = actor or Actor(ActorKind.NOBODY, user_id)
+        await self._audit.note(Act("auth.taken_over", user_id, by, target=("account", str(user_id)), details=details))
+        return ended

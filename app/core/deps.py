@@ -1,7 +1,9 @@
 """What endpoints ask for: services by their type, the caller, the caller's address."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Response
@@ -12,6 +14,7 @@ from starlette.requests import HTTPConnection, Request
 from app.core.audit import Act, Actor, AuditTrail, Outcome
 from app.core.client_address import ClientAddressResolver, network_of
 from app.core.errors import FieldError, ForbiddenError, InvalidInputError, RateLimitedError, UnauthorizedError
+from app.core.problem import MAX_ERRORS, printable
 from app.core.rate_limit import RateLimiter
 from app.core.redaction import scrub_path
 from app.core.security import Authenticator, Principal, Role, Scope
@@ -167,6 +170,8 @@ CryptoSyncer = Annotated[Principal, Depends(Permission(Scope.CRYPTO_SYNC))]
 PortfolioReader = Annotated[Principal, Depends(Permission(Scope.PORTFOLIO_READ))]
 PortfolioWriter = Annotated[Principal, Depends(Permission(Scope.PORTFOLIO_WRITE))]
 JobReader = Annotated[Principal, Depends(Permission(Scope.JOBS_READ))]
+SignalReader = Annotated[Principal, Depends(Permission(Scope.SIGNALS_READ))]
+SignalWriter = Annotated[Principal, Depends(Permission(Scope.SIGNALS_WRITE))]
 SignedIn = Annotated[Principal, Depends(Permission())]
 """A person: sessions, passwords, tokens and second factors are not for API tokens."""
 Administrator = Annotated[Principal, Depends(Permission(role=Role.ADMIN))]
@@ -184,13 +189,21 @@ async def _known_query(request: Request) -> None:
     if not request.query_params:
         return
     known = _query_names(request.scope["route"].dependant)
-    unknown = [name for name in request.query_params if name not in known]
+    unknown = [printable(name) for name in islice(_unknown(request, known), MAX_ERRORS)]
     if unknown:
+        # This comes before the endpoint's own limits.
+        registry = registry_of(request)
+        network = network_of(registry.get(ClientAddressResolver).of(request.scope))
+        await registry.get(RateLimiter).hit("public", network, registry.get(Settings).rate_limit_per_minute)
         faults = [
             FieldError(("query", name), "This parameter is not known here", "extra_forbidden") for name in unknown
         ]
         rest = f"; known are {', '.join(sorted(known))}" if known else ""
-        raise InvalidInputError(f"query.{unknown[0][:64]}: This parameter is not known here{rest}.", faults)
+        raise InvalidInputError(f"query.{unknown[0]}: This parameter is not known here{rest}.", faults)
+
+
+def _unknown(request: Request, known: set[str]) -> Iterator[str]:
+    return (name for name in request.query_params if name not in known)
 
 
 KnownQuery = Depends(_known_query)

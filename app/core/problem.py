@@ -33,6 +33,8 @@ from app.core.redaction import scrub_path
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 50
+"""Faults of one request that are named."""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _BY_STATUS: dict[int, type[DomainError]] = {
     error.status: error
@@ -133,15 +135,16 @@ def field_errors(problems: Iterable[Mapping[str, Any]]) -> list[FieldError]:
     """pydantic's errors without the input (it may hold a secret) and without control characters in names."""
     return [
         FieldError(
-            tuple(part if isinstance(part, int) else _printable(str(part)) for part in problem["loc"]),
-            _printable(str(problem["msg"]).removeprefix("Value error, "), 300),
+            tuple(part if isinstance(part, int) else printable(str(part)) for part in problem["loc"]),
+            printable(str(problem["msg"]).removeprefix("Value error, "), 300),
             str(problem["type"]),
         )
-        for problem in list(problems)[:50]
+        for problem in list(problems)[:MAX_ERRORS]
     ]
 
 
-def _printable(text: str, limit: int = 100) -> str:
+def printable(text: str, limit: int = 100) -> str:
+    """The beginning of what somebody sent, fit to be repeated: without control characters."""
     return "".join(char if char.isprintable() else "�" for char in text[:limit])
 
 

@@ -1,6 +1,7 @@
 """The outbox in the database: every query and every write of it."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -84,13 +85,16 @@ class MailStore:
         if self._backlog.waiting + self._added >= self._cap:
             raise UnavailableError("Too many e-mails are waiting to be sent; try again later.", retry_after=60)
 
-    async def due(self, limit: int) -> list[str]:
+    async def due(self, limit: int, *, drawn_over: int | None = None) -> list[str]:
         """Ids of up to `limit` rows whose time has come: the longest due first, but the new ones before the others.
 
-        A mail that is tried again has met trouble, and may hold the line until a timeout.
+        A mail that is tried again has met trouble, and may hold the line until a timeout. Of more than `drawn_over`
+        the order is drawn by lot.
         """
         wanted = {"state": MailState.WAITING.value, "next_try_at": {"$lte": self._clock.now()}}
         found = await self._rows.find(wanted, {"attempts": 1}).sort("next_try_at", 1).limit(limit).to_list()
+        if drawn_over is not None and len(found) > drawn_over:
+            random.SystemRandom().shuffle(found)
         return [row["_id"] for row in sorted(found, key=lambda row: row["attempts"] > 0)]
 
     async def read(self, row_id: str) -> Row | None:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from beanie import PydanticObjectId
 
@@ -12,6 +13,7 @@ from app.alerts.models import DOCUMENTS, KeyDocument
 from app.core.audit import SYSTEM, Act
 from app.core.bus import Bus, NullTransport
 from app.core.clock import Sequence, SystemClock
+from app.core.errors import UnauthorizedError
 from app.core.events import KeyChanged
 from app.core.security import Principal, Role
 from tests.support.mongodb import empty_database, mongodb_server
@@ -39,6 +41,16 @@ class Active:
         return True
 
 
+class Callers:
+    """Fills the port `CallerStatus`."""
+
+    def __init__(self) -> None:
+        self.signed_in = True
+
+    async def holds(self, caller: Principal) -> bool:  # noqa: ARG002 (the port's)
+        return self.signed_in
+
+
 @pytest_asyncio.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
     async with mongodb_server(tmp_path) as url, empty_database(url, DOCUMENTS):
@@ -50,7 +62,7 @@ async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
 
 async def test_every_key_of_the_account_ends_and_no_other(bus: Bus):
     clock, trail, told = SystemClock(), Trail(), list[str]()
-    service = KeyService(bus, clock, Sequence(clock), trail)
+    service = KeyService(bus, clock, Sequence(clock), trail, Callers())
     directory = KeyDirectory(bus, clock, Active())
     user, other = (Principal(PydanticObjectId(), PydanticObjectId(), Role.USER, clock.now()) for _ in range(2))
     mine = [(await service.bind(user, name, "http://arrow.test")).secret_key for name in ("A", "A", "B")]
@@ -78,3 +90,19 @@ async def test_every_key_of_the_account_ends_and_no_other(bus: Bus):
 
     assert await service.revoke_all(user.user_id) == 0
     assert len(trail.acts) == 1
+
+
+async def test_who_is_not_signed_in_any_more_gets_no_key(bus: Bus):
+    clock, trail, callers, told = SystemClock(), Trail(), Callers(), list[str]()
+    service = KeyService(bus, clock, Sequence(clock), trail, callers)
+    user = Principal(PydanticObjectId(), PydanticObjectId(), Role.USER, clock.now())
+    kept = await service.bind(user, "A", "http://arrow.test")
+    bus.subscribe(KeyChanged, lambda event: told.append(event.digest))
+    trail.acts.clear()
+
+    callers.signed_in = False
+    with pytest.raises(UnauthorizedError):
+        await service.bind(user, "A", "http://arrow.test")
+
+    assert [str(key.id) for key in await KeyDocument.find({"user_id": user.user_id}).to_list()] == [kept.id]
+    assert (told, trail.acts) == ([], [])

@@ -52,6 +52,8 @@ class Keys:
     async def revoke_all(self, user_id: PydanticObjectId) -> int:
         if self.away:
             raise AutoReconnect("the database restarts")
+        if user_id in self.ended:
+            return 0
         self.ended.append(user_id)
         return 2
 

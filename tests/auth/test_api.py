@@ -11,6 +11,7 @@ import httpx
 import pytest
 from jose import JWTError, jwt
 
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person
 from tests.support.service import ServiceProcess
 
@@ -208,7 +209,7 @@ async def test_eight_logins_at_once_leave_the_probe_quick(
     """With passwords that cost what they cost."""
     service = make_service(PASSWORD_HASH_PASSES=None, PASSWORD_HASH_KIB=None).start()
     people = await asyncio.gather(*(make_user(service.url) for _ in range(8)))
-    async with httpx.AsyncClient(base_url=service.url, timeout=15) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=15, verify=NO_TLS) as client:
         logins = asyncio.gather(
             *(client.post(f"{V1}/login", json={"email": person.email, "password": PASSWORD}) for person in people)
         )
@@ -250,7 +251,9 @@ async def test_two_workers_forget_a_session_at_once(
 
     async def ask() -> int:
         # A connection of its own, so that either worker may take it.
-        async with httpx.AsyncClient(base_url=service.url, headers=bearer(person.token), timeout=15) as fresh:
+        async with httpx.AsyncClient(
+            base_url=service.url, headers=bearer(person.token), timeout=15, verify=NO_TLS
+        ) as fresh:
             return (await fresh.get(f"{V1}/me")).status_code
 
     assert set(await asyncio.gather(*(ask() for _ in range(24)))) == {200}

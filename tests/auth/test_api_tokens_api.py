@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from app.core.security import Scope
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, alert
 from tests.support.service import ServiceProcess
 
@@ -29,7 +30,7 @@ async def make_token(person: Person, *scopes: str, **more: Any) -> dict[str, Any
 @asynccontextmanager
 async def bot(service: ServiceProcess, token: str) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=service.url, timeout=15, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=15, headers=headers, verify=NO_TLS) as client:
         yield client
 
 

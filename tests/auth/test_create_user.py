@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from app.core.maintenance import place_of
 from app.core.settings import Settings
 from tests.support.administrators import administrator, signed_in
-from tests.support.people import PASSWORD, Person
+from tests.support.people import PASSWORD, Person, alert
 from tests.support.service import FULL_PRICE, ROOT, ServiceProcess
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -72,7 +72,7 @@ async def test_an_account_that_is_there_gets_another_role_at_once(
 ) -> None:
     assert (await user.client.get("/api/v1/admin/users")).status_code == 403  # cached with its role now
 
-    made = create_user(user.email.upper(), "--admin", password="nobody asks for it")
+    made = create_user(user.email.upper(), "--admin", "--yes", password="nobody asks for it")
 
     assert made.returncode == 0, made.stderr
     assert f"{user.email} is there already: its role was user, and is admin now" in made.stdout
@@ -151,3 +151,68 @@ def test_what_the_api_would_refuse_is_refused(
     assert result.returncode == 1
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.fixture
+async def planted(user: Person) -> Person:
+    """What `user` may be: somebody who signed up with another's address, and left more behind than a password."""
+    user.keys["token"] = (
+        await user.client.post("/api/v1/auth/tokens", json={"name": "bot", "scopes": ["account:read"]})
+    ).json()["token"]
+    await user.bind()
+    return user
+
+
+async def works(planted: Person) -> list[bool]:
+    """Session, API token and strategy key."""
+    bearer = {"Authorization": f"Bearer {planted.keys['token']}"}
+    return [
+        (await planted.client.get("/api/v1/auth/me")).status_code == 200,
+        (await planted.client.get("/api/v1/auth/me", headers=bearer)).status_code == 200,
+        (await planted.client.post(f"/data/{planted.keys['My Strategy']}", json=alert())).status_code < 300,
+    ]
+
+
+async def test_an_account_that_anybody_may_have_made_gets_no_power(create_user: Run, planted: Person) -> None:
+    for role in ("--admin", "--operator"):
+        refused = create_user(planted.email, role)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert f"Anybody may have made the account {planted.email}" in refused.stderr
+        assert "--reset-password" in refused.stderr
+        assert "Nothing was changed." in refused.stderr
+    assert (await planted.client.get("/api/v1/auth/me")).json()["role"] == "user"
+    assert await works(planted) == [True] * 3
+
+
+async def test_a_reset_on_the_machine_leaves_nothing_of_whoever_made_the_account(
+    create_user: Run, service: ServiceProcess, planted: Person
+) -> None:
+    assert await works(planted) == [True] * 3
+
+    done = create_user(planted.email, "--reset-password", password="another fine passphrase")
+
+    assert done.returncode == 0, done.stderr
+    assert "API tokens: 1, strategy keys: 1, second factor: there was none." in done.stdout
+    assert await works(planted) == [False] * 3
+    made = create_user(planted.email, "--admin")
+    assert (made.returncode, "is admin now" in made.stdout) == (0, True), made.stderr
+    async with signed_in(service.url, planted.email, "another fine passphrase") as owner:
+        me = (await owner.client.get("/api/v1/auth/me")).json()
+        trail = (await owner.client.get("/api/v1/audit", params={"action": "auth.taken_over"})).json()
+    assert me["role"] == "admin"
+    [entry] = [row for row in trail if row["target"]["id"] == me["id"]]  # an administrator sees everybody's
+    told = [entry["details"][name] for name in ("method", "sessions_ended", "strategy_keys_ended")]
+    assert (entry["actor"]["kind"], told) == ("system", ["script", 1, 1])
+    # It is an account like any other now: a further reset leaves the programs of its owner alone.
+    async with signed_in(service.url, planted.email, "another fine passphrase") as owner:
+        key = await owner.bind()
+        again = create_user(planted.email, "--reset-password", password="a third fine passphrase")
+        assert (again.returncode, "strategy keys" in again.stdout) == (0, False)
+        assert (await owner.client.post(f"/data/{key}", json=alert())).status_code < 300
+
+
+async def test_who_was_made_on_the_machine_may_be_given_more(create_user: Run) -> None:
+    email = f"desk-{secrets.token_hex(4)}@example.com"
+    assert create_user(email).returncode == 0
+    more = create_user(email, "--operator")
+    assert (more.returncode, "is operator now" in more.stdout) == (0, True), more.stderr

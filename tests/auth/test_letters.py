@@ -40,7 +40,7 @@ def notice(user: UserDocument, kind: str, when: datetime = WHEN, **values: Any) 
         ("new_sign_in", PLACE | {"device": "Firefox on Linux", "method": "password+totp"}),
         ("token_reuse", PLACE | {"device": "another program"}),
         ("second_factor_changed", PLACE | {"enabled": False}),
-        ("password_changed", PLACE | {"api_tokens_ended": 2}),
+        ("password_changed", PLACE | {"api_tokens_ended": 2, "strategy_keys_ended": 1}),
         ("api_token_created", PLACE | {"token_name": "bot", "scopes": "orders:read, alerts:write"}),
         ("api_token_created", PLACE | {"token_name": None, "scopes": "audit:read"}),
     ],

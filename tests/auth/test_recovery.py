@@ -156,7 +156,9 @@ async def test_a_token_works_once_and_one_caller_gets_it(kit: Kit, outcome: Ende
 @pytest.mark.parametrize(("purpose", "lifetime"), [("verify_email", 24 * 60), ("password_reset", 30)])
 async def test_a_token_expires(kit: Kit, purpose: str, lifetime: int, outcome: Ended):
     user = await kit.parts.user()
-    use = kit.recovery.verify_email if purpose == "verify_email" else kit.reset
+
+    async def use(token: str) -> None:
+        await (kit.recovery.verify_email(token, HERE) if purpose == "verify_email" else kit.reset(token))
 
     late = await kit.token(Purpose(purpose), user)
     kit.parts.clock.ahead = timedelta(minutes=lifetime)
@@ -185,7 +187,7 @@ async def test_a_token_is_for_one_purpose_and_one_account(kit: Kit, outcome: End
     verify = await kit.token(Purpose.VERIFY_EMAIL, user)
 
     assert await outcome(kit.reset(verify)) is InvalidInputError
-    assert await outcome(kit.recovery.verify_email(reset)) is InvalidInputError
+    assert await outcome(kit.recovery.verify_email(reset, HERE)) is InvalidInputError
     assert await outcome(kit.reset(reset[:16] + others[16:])) is InvalidInputError
     assert await outcome(kit.reset(others[:16] + reset[16:])) is InvalidInputError
     for invented in (secrets.token_urlsafe(32), "x", reset[:-1], reset + "A", reset.swapcase(), reset[16:]):
@@ -282,7 +284,7 @@ async def test_a_token_is_for_the_address_it_was_sent_to(kit: Kit, outcome: Ende
     await kit.parts.db.users.update_one({"_id": user.id}, {"$set": another})
 
     assert await outcome(kit.reset(reset)) is InvalidInputError
-    assert await outcome(kit.recovery.verify_email(verify)) is InvalidInputError
+    assert await outcome(kit.recovery.verify_email(verify, HERE)) is InvalidInputError
 
     assert await kit.has(user, PASSWORD)
     assert not (await the_row(user)).is_verified
@@ -328,11 +330,11 @@ async def test_an_address_is_verified_once(kit: Kit, outcome: Ended):
     user, pair = await kit.parts.session()
     token = await kit.token(Purpose.VERIFY_EMAIL, user)
 
-    await kit.recovery.verify_email(token)
+    await kit.recovery.verify_email(token, HERE)
 
     assert (await the_row(user)).is_verified
     assert kit.post.noted("auth.email_verified") == [(user.id, Outcome.SUCCESS)]
-    assert await outcome(kit.recovery.verify_email(token)) is InvalidInputError
+    assert await outcome(kit.recovery.verify_email(token, HERE)) is InvalidInputError
     assert await kit.letter(Purpose.VERIFY_EMAIL, user.email) is None  # nothing left to verify
     assert await kit.alive(pair) == [True]
 

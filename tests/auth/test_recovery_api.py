@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.auth.test_api import V1, bearer, check_problem, check_tokens, new_email
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, sign_up
 from tests.support.service import ServiceProcess
 from tests.support.smtp_server import Received, SmtpServer
@@ -57,7 +58,7 @@ async def person(mailing: ServiceProcess, smtp: SmtpServer) -> AsyncIterator[Per
 
 
 async def login(person: Person, password: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=str(person.client.base_url), timeout=15) as anonymous:
+    async with httpx.AsyncClient(base_url=str(person.client.base_url), timeout=15, verify=NO_TLS) as anonymous:
         return await anonymous.post(f"{V1}/login", json={"email": person.email, "password": password})
 
 

@@ -534,11 +534,13 @@ async def test_all_secrets_are_sealed_anew_after_a_change_of_keys(
 
     kit.clock.move(minutes=31)
     ends = []
-    for _ in range(2):
+    for _ in range(3):
         with capture_logs() as later:
             await rotating.reseal_all()
         ends.append([entry["event"] for entry in later if entry["log_level"] == "info"])
-    assert ends == [["no TOTP secret needs any but the newest of ENCRYPTION_KEYS"], []]
+        await auth_db.second_factors.delete_one({"_id": lost.id})
+    # What no key opens may be opened by one that was taken out too early.
+    assert ends == [[], ["no TOTP secret needs any but the newest of ENCRYPTION_KEYS"], []]
     assert [await stored(person) for person in people] == rows
     for person, app in zip(people, apps, strict=True):
         assert await kit.with_keys(*new).check(person.id, app.code()) == "totp"

@@ -128,8 +128,10 @@ async def test_at_home_a_reset_ends_what_a_thief_may_have_and_no_more(kit: Kit, 
 
 
 @pytest.mark.parametrize("proof", ["code", "reset"])
-async def test_a_later_proof_from_elsewhere_takes_nothing(kit: Kit, planted: Planted, proof: str) -> None:
-    await kit.recovery.verify_email(await kit.token(Purpose.VERIFY_EMAIL, await planted.user()))
+async def test_after_a_proof_at_home_a_later_one_from_elsewhere_takes_nothing(
+    kit: Kit, planted: Planted, proof: str
+) -> None:
+    await kit.recovery.verify_email(await kit.token(Purpose.VERIFY_EMAIL, await planted.user()), HERE)
 
     if proof == "code":
         with pytest.raises(SecondFactorRequiredError):

@@ -35,8 +35,14 @@ LETTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "token_reuse": ({"when": WHEN, "address": "2001:db8::7", "device": DEVICE}, [AT, "2001:db8::7", DEVICE]),
     "password_changed": (
-        {"when": WHEN, "address": "203.0.113.9", "api_tokens": 3, "api_tokens_ended": 2},
-        [AT, "203.0.113.9", "3 API tokens of yours still work", "2 API tokens were ended, too"],
+        {"when": WHEN, "address": "203.0.113.9", "api_tokens": 3, "api_tokens_ended": 2, "strategy_keys_ended": 2},
+        [
+            AT,
+            "203.0.113.9",
+            "3 API tokens of yours still work",
+            "2 API tokens were ended, too",
+            "2 strategy keys were ended, too: what is sent to their webhooks is refused now",
+        ],
     ),
     "second_factor_changed": (
         {"when": WHEN, "address": "203.0.113.9", "enabled": True},
@@ -220,6 +226,8 @@ def test_numbers_and_states_are_worded():
     assert "One API token of yours still works" in render("password_changed", api_tokens=1).text
     assert "An API token was ended, too" in render("password_changed", api_tokens_ended=1).text
     assert "API token" not in render("password_changed", api_tokens=0, api_tokens_ended=0).text
+    assert "A strategy key was ended, too: what" in render("password_changed", strategy_keys_ended=1).text
+    assert "strategy key" not in render("password_changed", strategy_keys_ended=0).text
     off = render("second_factor_changed", enabled=False)
     assert off.subject == "Two-step sign-in was turned off for your Arrow account"
     assert "turned off" in off.text

@@ -25,9 +25,9 @@ Recoveries = Annotated[Recovery, provided(Recovery)]
     responses=problem_responses(413),
     dependencies=[PublicLimit],
 )
-async def verify_email(body: VerifyEmailBody, recovery: Recoveries) -> None:
+async def verify_email(body: VerifyEmailBody, client: CallingClient, recovery: Recoveries) -> None:
     """Prove by the token from a mail that the address is yours. It works once, for 24 hours."""
-    await recovery.verify_email(body.token)
+    await recovery.verify_email(body.token, client)
 
 
 @router.post(

@@ -1,0 +1,73 @@
+"""Strangers who ask for codes for addresses without accounts: they hold up nobody's mail for long."""
+
+import itertools
+import time
+
+from app.core.mail import MailRequest
+from tests.mail.conftest import MakePost, nothing, until
+from tests.support.smtp_server import SmtpServer
+
+CROWD = 120
+USUAL = 0.1
+"""What a mail needs about, in seconds: four answers of the server."""
+
+
+async def test_a_mail_behind_a_crowd_of_requests_without_one_comes_soon(make_post: MakePost, server: SmtpServer):
+    post = make_post(server, run=False)
+    post.outbox.add_composer("nobody", nothing)
+    server.faults.delay = USUAL / 4
+    for number in range(6):  # so that it knows what a mail needs
+        await post.ask(f"p{number}@example.com")
+    post.start()
+    await server.wait_for("p5@example.com")
+    await post.stop()
+    post.start()
+    for number in range(CROWD):
+        await post.ask(f"x{number}@example.com", kind="nobody", key=f"x{number}")
+
+    began = time.monotonic()
+    await post.ask("owner@example.com")
+    await server.wait_for("owner@example.com", seconds=30)
+
+    # With a pause for each it would be 12 s.
+    assert time.monotonic() - began < CROWD * USUAL / 2
+
+    async def settled() -> bool:
+        return (await post.outbox.health())["settled"] == CROWD + 7
+
+    await until(settled, seconds=30)
+    assert [row["to"] for row in await post.rows(kind="nobody")] == []
+
+
+async def test_in_a_crowd_some_take_as_long_as_mails_and_the_order_is_drawn(make_post: MakePost, server: SmtpServer):
+    post = make_post(server, run=False)
+    asked: list[tuple[float, str]] = []
+
+    async def noting(request: MailRequest) -> None:
+        asked.append((time.monotonic(), request.to))
+
+    post.outbox.add_composer("noting", noting)
+
+    async def crowd(size: int) -> list[float]:
+        """Seconds between one and the next of so many, who all ask before anything is sent."""
+        asked.clear()
+        for number in range(size):
+            await post.ask(f"x{number:02}@example.com", kind="noting", key=str(number))
+        post.start()
+
+        async def done() -> bool:
+            return len(asked) == size
+
+        await until(done, seconds=30)
+        await post.stop()
+        return [later - before for (before, _), (later, _) in itertools.pairwise(asked)]
+
+    gaps = [gap for _ in range(2) for gap in await crowd(31)]
+    # Of each crowd about five, 0.2 s each: that is what a mail needs while none was sent.
+    assert 0 < len([gap for gap in gaps if gap > 0.15]) < len(gaps) / 2
+    addresses = [to for _, to in asked]
+    assert addresses != sorted(addresses)
+    assert len(set(addresses)) == 31
+    # Few are no crowd.
+    assert min(await crowd(4)) > 0.15
+    assert [to for _, to in asked] == sorted(to for _, to in asked)
