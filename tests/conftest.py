@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import settings
 
+from tests.support.http import NO_TLS
 from tests.support.people import Person, sign_up
 from tests.support.service import ServiceProcess
 
@@ -18,6 +19,12 @@ settings.load_profile("steady")
 
 pytest_plugins = ["tests.browser.guard"]
 """Says in one line that browser tests were left out, where there is no browser."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: with several processes, the short ones fill the gaps in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +55,7 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
 @pytest_asyncio.fixture
 async def client(service: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the shared service, without a token."""
-    async with httpx.AsyncClient(base_url=service.url, timeout=15) as anonymous:
+    async with httpx.AsyncClient(base_url=service.url, timeout=15, verify=NO_TLS) as anonymous:
         yield anonymous
 
 

@@ -138,6 +138,8 @@ class LeaseHolder:
                 log.warning("the database does not answer for a lease", lease=self._name, error=type(error).__name__)
             self._last_error = type(error).__name__
             return None
+        # The driver swallows a cancellation that meets it between two tries, and then goes on as if nothing had been.
+        raise_if_cancelled()
         self._last_error = None
         return self._claimed
 

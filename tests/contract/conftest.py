@@ -1,6 +1,7 @@
 """A service of these tests' own, since what is generated here stays there, and somebody with a key and an alert."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.people import PASSWORD, alert
+from tests.support.programs import simulator
 from tests.support.service import ServiceProcess
 
 
@@ -42,11 +44,28 @@ def make_account(url: str) -> Account:
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    process = ServiceProcess(tmp_path_factory.mktemp("contract"))
-    try:
-        yield process.start()
-    finally:
-        process.close()
+    """With every provider at hand, so that what the document shows works."""
+    with (
+        simulator("tests.simulators.coingecko", "--coins", "60") as coins,
+        simulator("tests.simulators.angel_one") as exchange,
+    ):
+        environment = {**coins, **exchange, "CRYPTO_SYNC_ENABLED": "true"}
+        process = ServiceProcess(tmp_path_factory.mktemp("contract"), **environment)
+        try:
+            process.start()
+            wait_for_providers(process)
+            yield process
+        finally:
+            process.close()
+
+
+def wait_for_providers(process: ServiceProcess) -> None:
+    """Until the list of instruments and the first coins are there."""
+    questions = ("/api/v1/market-data/instruments?query=NIFTY", "/api/v1/cryptocurrencies/BTC")
+    deadline = time.monotonic() + 20
+    while any(httpx.get(process.url + question, timeout=15).status_code != 200 for question in questions):
+        assert time.monotonic() < deadline, "a provider was not heard"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

@@ -107,15 +107,8 @@ UNFORESEEABLE = {
     "/api/v1/auth/2fa/confirm",
     "/api/v1/auth/2fa/recovery-codes",
     "/api/v1/auth/2fa/disable",
-    "/api/v1/market-data/watchlist",
-    "/api/v1/market-data/watchlist/{exchange}/{token}",
-    "/api/v1/crypto-portfolio/holdings",
-    "/api/v1/crypto-portfolio/holdings/{holding_id}",
-    "/api/v1/crypto-portfolio/watchlists",
-    "/api/v1/crypto-portfolio/watchlists/{list_id}",
 }
-"""Their examples hold codes and tokens that nobody knows beforehand, or name instruments and coins that are
-not there without a provider; tests of their features send real ones."""
+"""Their examples hold codes and tokens that nobody knows beforehand; tests/auth and tests/system send real ones."""
 OWN_PASSWORD = {"/api/v1/auth/2fa/enroll", "/api/v1/auth/password/change"}
 """Their examples hold the caller's password."""
 PROBLEM = "application/problem+json"
@@ -215,11 +208,28 @@ async def test_examples_work_when_pasted(target: ServiceProcess, document: dict[
         send_examples(target, document, account, admin.token)
 
 
+FOR_ADMINISTRATORS = (
+    "/api/v1/admin/users/{user_id}",
+    "/api/v1/market-data/watchlist",
+    "/api/v1/market-data/watchlist/{exchange}/{token}",
+)
+
+
+def coins_of(target: ServiceProcess, account: Account) -> dict[str, str]:
+    """The ids of a holding and a watchlist of the account, whose coins no example has."""
+    with httpx.Client(base_url=f"{target.url}/api/v1/crypto-portfolio", timeout=10, headers=account.headers) as client:
+        holding = client.post("/holdings", json={"symbol": "C40", "quantity": 1})
+        watchlist = client.post("/watchlists", json={"name": "Mine", "coins": [{"symbol": "C40"}]})
+    assert (holding.status_code, watchlist.status_code) == (201, 201), holding.text + watchlist.text
+    return {"holding_id": holding.json()["id"], "list_id": watchlist.json()["id"]}
+
+
 def send_examples(target: ServiceProcess, document: dict[str, Any], account: Account, admin_token: str) -> None:
     sent: list[str] = []
     made = {"secret_key": account.key, "item_id": account.alert_id, "key_id": account.key_id}
+    made |= {"exchange": "NSE", "token": "2885", **coins_of(target, account)}
     with httpx.Client(base_url=target.url, timeout=10) as client:
-        signs = {"/api/v1/admin/users/{user_id}": {"Authorization": f"Bearer {admin_token}"}} | {
+        signs = {path: {"Authorization": f"Bearer {admin_token}"} for path in FOR_ADMINISTRATORS} | {
             path: somebody_with(client, body.get("current_password") or body["password"])
             for _, path, _, body in bodies(document)
             if path in OWN_PASSWORD
@@ -239,6 +249,8 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
                 body |= {"email": f"asha{len(sent)}@example.com"} | (
                     {"username": f"asha{len(sent)}"} if "username" in body else {}
                 )
+            if "{list_id}" in path:  # the name is that of the example that makes one
+                body["name"] += " again"
             if "refresh_token" in body:
                 login = client.post("/api/v1/auth/login", json={"email": account.email, "password": PASSWORD})
                 body["refresh_token"] = login.json()["refresh_token"]

@@ -26,6 +26,7 @@ from app.core.middleware import BodyLimitMiddleware, RequestContextMiddleware, S
 from app.core.problem import add_problem_handlers
 from app.core.settings import SettingsError
 from tests.support.asgi import serving
+from tests.support.http import NO_TLS
 
 LIMIT = 8192
 KEY = "Kk0_" * 10 + "Kk-"
@@ -132,7 +133,7 @@ def url(log_path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=10) as made:
+    with httpx.Client(base_url=url, timeout=10, verify=NO_TLS) as made:
         yield made
 
 
@@ -208,7 +209,7 @@ def test_what_an_endpoint_says_itself_stands(client: httpx.Client):
 def test_strict_transport_security_where_it_is_wanted():
     with serving(make_app(hsts=True)) as url:
         for path in ("/text", "/none"):
-            assert httpx.get(url + path).headers["Strict-Transport-Security"].startswith("max-age=")
+            assert httpx.get(url + path, verify=NO_TLS).headers["Strict-Transport-Security"].startswith("max-age=")
 
 
 # ── HEAD ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

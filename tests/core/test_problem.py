@@ -36,6 +36,7 @@ from app.core.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from app.core.problem import MEDIA_TYPE, add_problem_handlers, problem_responses
 from app.core.schemas import Amount, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel
 from tests.support.asgi import serving
+from tests.support.http import NO_TLS
 
 PASSWORD = "Pa55-w0rd-of-the-database"
 KEY = "Kk0_" * 10 + "Kk-"
@@ -176,7 +177,7 @@ def plain_logs() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving(make_app()) as url, httpx.Client(base_url=url, timeout=10) as made:
+    with serving(make_app()) as url, httpx.Client(base_url=url, timeout=10, verify=NO_TLS) as made:
         yield made
 
 

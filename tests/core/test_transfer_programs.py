@@ -18,6 +18,7 @@ from app.core.database import Database
 from app.core.embedded import EmbeddedDatabase, installed_version
 from tests.core.databases import MakeDatabase, make_database, server_settings, server_url
 from tests.core.exports import user
+from tests.support.http import NO_TLS
 from tests.support.people import alert, sign_up
 from tests.support.service import ROOT, ServiceProcess
 
@@ -61,7 +62,7 @@ class Sender(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        with httpx.Client(timeout=20) as client:
+        with httpx.Client(timeout=20, verify=NO_TLS) as client:
             while not self._over.is_set():
                 price = 1000.0 + len(self.acknowledged)
                 answer = client.post(self._url, json=alert(price=price))
@@ -110,7 +111,7 @@ async def test_from_a_service_at_work_to_another_database(make_service: MakeServ
     assert (told.returncode, told.stderr) == (0, "")
     assert f"alerts: {counted:,} imported\n" in told.stdout
     target.start()
-    async with httpx.AsyncClient(base_url=target.url, timeout=15) as client:
+    async with httpx.AsyncClient(base_url=target.url, timeout=15, verify=NO_TLS) as client:
         login = await client.post("/api/auth/login", json={"email": person.email, "password": person.password})
         client.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
         alerts = (await client.get("/data/", params={"limit": 100})).json()

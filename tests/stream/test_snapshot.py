@@ -13,7 +13,7 @@ from tests.stream.server import Server
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(Limits(patience_seconds=0.5)) as running:
+    with Server(Limits(snapshot_seconds=0.5)) as running:
         running.known.rows = {"A": {"price": 1}, "B": {"price": 2}}
         yield running
 

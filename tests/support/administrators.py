@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person
 from tests.support.service import ROOT, ServiceProcess
 
@@ -24,7 +25,7 @@ def run_script(name: str, env: dict[str, str], *arguments: str, typed: str = "")
 @asynccontextmanager
 async def signed_in(url: str, email: str, password: str = PASSWORD) -> AsyncIterator[Person]:
     """The owner of an existing account, whose client is closed in the end."""
-    async with httpx.AsyncClient(base_url=url, timeout=15) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=15, verify=NO_TLS) as client:
         answer = await client.post("/api/v1/auth/login", json={"email": email, "password": password})
         assert answer.status_code == 200, answer.text
         tokens = answer.json()

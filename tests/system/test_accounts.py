@@ -12,6 +12,7 @@ import pyotp
 import pytest
 
 from tests.support.administrators import administrator, run_script
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, alert, sign_up
 from tests.support.service import ServiceProcess
 from tests.support.smtp_server import Received, SmtpServer
@@ -58,7 +59,10 @@ _homes = (f"203.0.113.{number}" for number in range(1, 255))
 
 def stranger(mailing: ServiceProcess, number: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        base_url=mailing.url, timeout=20, headers={"X-Forwarded-For": f"198.51.{number // 250}.{number % 250 + 1}"}
+        base_url=mailing.url,
+        timeout=20,
+        headers={"X-Forwarded-For": f"198.51.{number // 250}.{number % 250 + 1}"},
+        verify=NO_TLS,
     )
 
 
@@ -235,7 +239,9 @@ async def test_whoever_waits_in_anothers_account_is_out_when_the_owner_comes(mai
     assert (await thief.client.post(f"{V1}/2fa/confirm", json={"code": totp.now()})).is_success
     assert (await thief.client.post(f"/data/{key}", json=alert())).status_code == 201
 
-    async with httpx.AsyncClient(base_url=mailing.url, headers={"X-Forwarded-For": "203.0.113.99"}) as owner:
+    async with httpx.AsyncClient(
+        base_url=mailing.url, headers={"X-Forwarded-For": "203.0.113.99"}, verify=NO_TLS
+    ) as owner:
         await owner.post(f"{V1}/request-otp", json={"email": email})
         body = {"email": email, "otp": code_in(await mail(smtp, email, "code"))}
         tokens = await owner.post(f"{V1}/otp-login", json=body)
@@ -359,7 +365,7 @@ async def test_an_outage_of_the_mail_server_loses_nothing_and_slows_nobody(
 
 async def test_answers_to_everybody_carry_the_security_headers(mailing: ServiceProcess):
     """Of every kind: a page, JSON, an error, a redirect's neighbour, a body that was not read."""
-    async with httpx.AsyncClient(base_url=mailing.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=mailing.url, timeout=10, verify=NO_TLS) as client:
         answers = [
             await client.get("/"),
             await client.get("/docs"),
@@ -381,7 +387,7 @@ _PREFLIGHT = {"Access-Control-Request-Method": "GET", "Access-Control-Request-He
 
 @pytest.mark.parametrize(("origin", "allowed"), [("https://app.example.com", True), ("https://evil.example", False)])
 async def test_only_the_origins_that_were_named_may_read(mailing: ServiceProcess, origin: str, allowed: bool):
-    async with httpx.AsyncClient(base_url=mailing.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=mailing.url, timeout=10, verify=NO_TLS) as client:
         preflight = await client.options(f"{V1}/me", headers={"Origin": origin, **_PREFLIGHT})
         answer = await client.get("/", headers={"Origin": origin})
 
@@ -396,7 +402,7 @@ async def test_the_second_factors_code_may_come_as_swagger_ui_sends_it(asha: Per
     confirmed = await asha.client.post(f"{V1}/2fa/confirm", json={"code": pyotp.TOTP(enrolment["secret"]).now()})
     form = {"grant_type": "password", "username": asha.email, "password": PASSWORD}
     async with httpx.AsyncClient(
-        base_url=str(asha.client.base_url), headers={"X-Forwarded-For": "203.0.113.250"}
+        base_url=str(asha.client.base_url), headers={"X-Forwarded-For": "203.0.113.250"}, verify=NO_TLS
     ) as ui:
         without = await ui.post(f"{V1}/signin", data=form)
         given = await ui.post(f"{V1}/signin", data=form, auth=("", confirmed.json()["recovery_codes"][0]))

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from app.system.docs import docs_router
 from app.system.static import Asset, StaticAssets, packaged_assets
+from tests.support.http import NO_TLS
 from tests.support.service import free_port
 
 LIBRARIES = ["plotly.min.js", "swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js"]
@@ -67,7 +68,7 @@ async def test_all_that_a_page_names_is_there(client: httpx.AsyncClient, page: s
 
 
 async def test_a_proxys_path_stands_before_every_address(behind_proxy: str):
-    async with httpx.AsyncClient(base_url=behind_proxy) as client:
+    async with httpx.AsyncClient(base_url=behind_proxy, verify=NO_TLS) as client:
         for page in ("/docs", "/redoc"):
             html = (await client.get(page)).text
             assert '"url":"/arrow/openapi.json"' in html

@@ -15,6 +15,8 @@ from tests.support.senders import Senders, check_kept
 from tests.support.service import ServiceProcess
 from tests.support.workers import one_client_each
 
+pytestmark = pytest.mark.slow
+
 BEFORE, AFTER = 150, 100
 """Alerts acknowledged before the blow, and after it."""
 

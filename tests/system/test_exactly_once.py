@@ -11,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.support.http import NO_TLS
 from tests.support.people import Person, alert, somebody
 from tests.support.service import ServiceProcess
 
@@ -61,7 +62,7 @@ async def deliver(
     sent = {"Content-Type": content_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
     if forwarded := person.client.headers.get("X-Forwarded-For"):
         sent = {"X-Forwarded-For": forwarded} | sent
-    async with httpx.AsyncClient(base_url=person.client.base_url, timeout=15) as sender:
+    async with httpx.AsyncClient(base_url=person.client.base_url, timeout=15, verify=NO_TLS) as sender:
         return await sender.post(f"/data/{key}", content=content, headers=sent)
 
 
@@ -83,7 +84,7 @@ async def test_concurrent_deliveries_of_one_event(trader: Person, path: str, nam
     key = await trader.bind()
     body = json.dumps(alert(**({"alert_id": "tv-1"} if named_by == "alert_id" else {}), extra=[1, {"a": "b"}]))
     headers = {"Idempotency-Key": "event 1"} if named_by == "Idempotency-Key" else {}
-    async with httpx.AsyncClient(base_url=trader.client.base_url, timeout=15, limits=MANY) as sender:
+    async with httpx.AsyncClient(base_url=trader.client.base_url, timeout=15, limits=MANY, verify=NO_TLS) as sender:
         deliveries = [
             sender.post(path.format(key), content=body, headers={**headers, "Content-Type": CONTENT_TYPES[n % 4]})
             for n in range(AT_ONCE)
@@ -286,7 +287,7 @@ async def test_too_large_is_recorded_with_its_first_kib(trader: Person, chunked:
         for start in range(0, len(body), 8192):
             yield body[start : start + 8192]
 
-    async with httpx.AsyncClient(base_url=trader.client.base_url, timeout=15) as sender:
+    async with httpx.AsyncClient(base_url=trader.client.base_url, timeout=15, verify=NO_TLS) as sender:
         answer = await sender.post(f"/data/{key}", content=pieces() if chunked else body)
 
     assert answer.status_code == 413

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD
 from tests.support.service import ServiceProcess
 
@@ -21,7 +22,7 @@ Operation = tuple[str, str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def http(service: ServiceProcess) -> Iterator[httpx.Client]:
     """Somebody who is signed in, and does not mind being signed out."""
-    with httpx.Client(base_url=service.url, timeout=20) as client:
+    with httpx.Client(base_url=service.url, timeout=20, verify=NO_TLS) as client:
         yield client
 
 

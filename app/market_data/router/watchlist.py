@@ -52,7 +52,10 @@ async def watchlist(_: MarketDataWriter, lists: Lists) -> WatchlistInfo:
 
 
 @router.put(
-    "/watchlist", summary="Follow these instead", responses=problem_responses(401, 403, 503), dependencies=[NoStore]
+    "/watchlist",
+    summary="Follow these instead",
+    responses=problem_responses(401, 403, 413, 503),
+    dependencies=[NoStore],
 )
 async def replace(caller: MarketDataWriter, lists: Lists, wanted: WatchlistIn) -> WatchlistInfo:
     """Replaces the whole list, in force at once. If any is unknown, or they are too many, nothing changes."""

@@ -143,6 +143,22 @@ async def test_late_ticks_are_not_the_newest(alone: Streaming) -> None:
     assert alone.stream.newest("B") is None
 
 
+async def test_a_late_tick_does_not_take_the_place_of_a_newer_price(
+    alone: Streaming, pair: tuple[Streaming, Streaming]
+) -> None:
+    """Both wait to be written: of two in order the newer one is enough, of two out of order it must not be lost."""
+    ticks = [live_tick("A", OPEN + 5, 6), live_tick("A", OPEN, 5), live_tick("B", OPEN, 1), live_tick("B", OPEN + 5, 2)]
+    for one, heard_by in ((alone, [alone]), (pair[0], list(pair))):
+        clients = [listener(other.hub) for other in heard_by]
+        one.stream.ticks(ticks)
+        async with asyncio.timeout(5):
+            while min(client.pending for client in clients) < 3:
+                await asyncio.sleep(0.01)
+        for client in clients:
+            prices = [(m["data"]["symbol"], m["data"]["ltpc"]) for m in drain(client) if m["type"] == "tick"]
+            assert prices == [("A", 6), ("A", 5), ("B", 2)]
+
+
 # Candles
 
 

@@ -1,0 +1,23 @@
+"""Simulators of providers as programs of their own, for tests that leave their event loop no time."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.support.service import ROOT
+
+
+@contextmanager
+def simulator(module: str, *options: str) -> Iterator[dict[str, str]]:
+    """`python -m module`, and the settings that it prints for a service; ended with the block."""
+    command = [sys.executable, "-m", module, *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            settings = dict([process.stdout.readline().strip().split("=", 1)])
+            while not settings.keys() & {"COINGECKO_BASE_URL", "COINMARKETCAP_BASE_URL", "ANGEL_ONE_TOTP_KEY"}:
+                settings |= dict([process.stdout.readline().strip().split("=", 1)])
+            yield settings
+        finally:
+            process.terminate()
