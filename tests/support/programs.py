@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from tests.support.service import ROOT
 
+LAST = {"COINGECKO_BASE_URL", "COINMARKETCAP_API_KEY", "ANGEL_ONE_TOTP_KEY"}
+"""What each of them prints last."""
+
 
 @contextmanager
 def simulator(module: str, *options: str) -> Iterator[dict[str, str]]:
@@ -15,9 +18,10 @@ def simulator(module: str, *options: str) -> Iterator[dict[str, str]]:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            settings = dict([process.stdout.readline().strip().split("=", 1)])
-            while not settings.keys() & {"COINGECKO_BASE_URL", "COINMARKETCAP_BASE_URL", "ANGEL_ONE_TOTP_KEY"}:
-                settings |= dict([process.stdout.readline().strip().split("=", 1)])
+            settings: dict[str, str] = {}
+            while not settings.keys() & LAST:
+                name, _, value = process.stdout.readline().strip().partition("=")
+                settings[name] = value
             yield settings
         finally:
             process.terminate()
