@@ -37,6 +37,8 @@ class Scope(StrEnum):
     PORTFOLIO_READ = "portfolio:read"
     PORTFOLIO_WRITE = "portfolio:write"
     JOBS_READ = "jobs:read"
+    SIGNALS_READ = "signals:read"
+    SIGNALS_WRITE = "signals:write"
 
 
 ALL_SCOPES = frozenset(Scope)
