@@ -34,6 +34,7 @@ TAGS = [
         "name": "Market data",
         "description": "Live prices of Indian indices and shares: ticks, candles, charts, market hours, data quality.",
     },
+    {"name": "Your signals", "description": "Trading ideas with target and stop, completed by live prices."},
     {
         "name": "Cryptocurrencies",
         "description": "Coins by CoinGecko and CoinMarketCap: listing, top lists, history, charts, risk.",

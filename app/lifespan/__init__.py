@@ -25,8 +25,10 @@ from app.lifespan.features import features
 from app.lifespan.ground import ground_floor
 from app.lifespan.jobs import job_runs
 from app.lifespan.market import Market
+from app.lifespan.signals import signals
 from app.mail.models import DOCUMENTS as MAIL_DOCUMENTS
 from app.market_data.models import DOCUMENTS as MARKET_DOCUMENTS
+from app.signals.user_models import DOCUMENTS as USER_SIGNAL_DOCUMENTS
 
 log = structlog.get_logger("arrow")
 
@@ -39,6 +41,7 @@ DOCUMENTS: list[type[Document]] = [
     *JOB_DOCUMENTS,
     *CRYPTO_DOCUMENTS,
     *CRYPTO_PORTFOLIO_DOCUMENTS,
+    *USER_SIGNAL_DOCUMENTS,
 ]
 """Every document of every feature."""
 
@@ -68,8 +71,11 @@ async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[
         market = Market(registry, settings, ground, hub, people.audit)
         await market.load()
         features(registry, settings, ground, people, hub, {Channel.TICKS: market.snapshot})
-        providers = await crypto(registry, settings, ground, jobs, stack)
-        background(registry, settings, ground, people, market, jobs, providers, stack)
+        probes = {
+            "crypto": await crypto(registry, settings, ground, jobs, stack),
+            "signals": signals(registry, settings, ground, people, hub, market),
+        }
+        background(registry, settings, ground, people, market, jobs, probes, stack)
         log.info("started", version=__version__, environment=settings.environment, database=ground.database.mode)
         yield
         log.info("stopping")

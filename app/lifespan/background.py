@@ -1,6 +1,6 @@
 """Periodic jobs, supervised tasks, and what `/health` says of each part."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
 from app.lifespan.market import Market
 from app.stream.service import StreamService
-from app.system.health import HealthService
+from app.system.health import HealthService, Probe
 
 SHUTDOWN_SECONDS = 8.0
 """What background tasks get to store what they hold: the feed's parts need up to four seconds."""
@@ -32,7 +32,7 @@ def background(
     people: People,
     market: Market,
     jobs: Scheduler,
-    providers: Callable[[], Awaitable[dict[str, Any]]],
+    feature_probes: Mapping[str, Probe],
     stack: AsyncExitStack,
 ) -> None:
     """Start the background tasks; `stack` ends them."""
@@ -85,9 +85,9 @@ def background(
         "jobs": jobs_health,
         "tasks": tasks_health,
         "mail": people.mails.health,
-        "crypto": providers,
         "audit": people.audit.health,
         "stream": stream_health,
+        **feature_probes,
     }
     registry.provide(HealthService, HealthService(__version__, probes))
 

@@ -1,12 +1,13 @@
 """Cryptocurrency listings, put together."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import time, timedelta
 from typing import Any
 
 from app.core.clock import Sequence
 from app.core.deps import Registry
+from app.core.errors import UnavailableError
 from app.core.scheduler import Job, Run, Scheduler, without_run
 from app.core.settings import Settings
 from app.crypto.backfill import Backfill, ListedIds
@@ -43,14 +44,15 @@ async def crypto(
     sources = listing_sources(settings, db, clock)
     stack.push_async_callback(sources.close)
     store = GenerationStore()
-    periodic = settings.crypto_sync_enabled and settings.background_tasks_enabled
+    # Somebody carries out what is asked for: a process of the service, or workers.
+    somebody = settings.background_tasks_enabled or settings.task_broker_url is not None
     listings = Listings(
         store=store,
         register=(register := CoinRegister()),
         bus=bus,
         clock=clock,
         cache_seconds=settings.crypto_cache_seconds,
-        runs=jobs if periodic else None,
+        runs=jobs if settings.crypto_sync_enabled and somebody else None,
     )
     registry.provide(Listings, listings)
     stack.push_async_callback(listings.close)
@@ -74,7 +76,8 @@ async def crypto(
     registry.provide(PortfolioRisks, PortfolioRisks(holdings=holdings, risks=risks))
 
     async def fill(run: Run) -> Any:
-        await listings.refresh()  # a process that has answered nothing knows no coins
+        with suppress(UnavailableError):  # then it knows no coins, and the next run goes on
+            await listings.newest()
         return await backfill.work(run)
 
     sync = CryptoSync(source=sources, store=store, register=register, history=history, bus=bus, clock=clock)

@@ -1,6 +1,6 @@
 """Live market data, put together: what every process reads and streams, and the feed that one of them runs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -39,7 +39,9 @@ from app.market_data.leading import Part
 from app.market_data.market_status import MarketHours
 from app.market_data.metrics import FeedCollector
 from app.market_data.models import TickDocument
+from app.market_data.outlets import Outlets
 from app.market_data.pipeline import Pipeline
+from app.market_data.ports import Tick
 from app.market_data.quality import DataQuality
 from app.market_data.reading import MarketReading
 from app.market_data.retention import TickRetention
@@ -68,6 +70,7 @@ class Market:
         except CalendarDataError as error:
             raise StartupError(f"MARKET_CALENDAR_FILE: {error}") from None
         self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
+        self._outlets = Outlets(self._stream)
         db, bus = ground.database.db, ground.bus
         source = AngelOneListings(InstrumentFile(settings.angel_one_instruments_url)) if settings.feed_enabled else None
         self._master = registry.provide(InstrumentMaster, InstrumentMaster(db=db, clock=clock, bus=bus, source=source))
@@ -97,6 +100,10 @@ class Market:
         registry.provide(CandleReading, candles)
         registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self._calendar))
         registry.provide(MarketHours, MarketHours(clock=clock, calendar=self._calendar))
+
+    def on_ticks(self, listener: Callable[[Sequence[Tick]], None]) -> None:
+        """Hand `listener` the ticks that passed the checks, if the feed runs in this process; it must not raise."""
+        self._outlets.add(listener)
 
     async def load(self) -> None:
         """Learn from the database what is followed; before `start`."""
@@ -147,7 +154,7 @@ class Market:
             clock=clock,
             latest=latest,
             candles=builder,
-            outlet=self._stream,
+            outlet=self._outlets,
             sink=store,
             store_after_hours=settings.store_after_hours,
             counters=counters,

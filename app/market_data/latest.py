@@ -183,6 +183,10 @@ class LatestPrices:
                 self._symbols[name].saved, self._symbols[name].attempt = counts, None
         if refused:
             self._changed.update(refused)
+            # Another process's rows, or our own: the driver repeats by itself what a killed database had carried out.
+            for name, attempt in zip(names, sent, strict=True):
+                if name in refused:
+                    self._symbols[name].attempt = attempt
             await self._merge(refused)
 
     def _replacement(self, name: str, symbol: _Symbol) -> ReplaceOne[dict[str, Any]]:

@@ -41,7 +41,7 @@ class TickStream:
         self._row_of = RowMaker(source).make
         self._numbers = Numbers(clock)
         self._pacer = Pacer(hub, clock, self._encode)
-        self._ticks: list[Tick] = []
+        self._ticks: list[tuple[Tick, bool]] = []
         self._flushing = False
         self._candles: dict[str, Mapping[str, Any]] = {}
         self._candle_timer: asyncio.TimerHandle | None = None
@@ -55,10 +55,9 @@ class TickStream:
 
     def ticks(self, ticks: Sequence[Tick]) -> None:
         """Take ticks that passed the checks, in the order of their arrival; never waits, never raises."""
-        for tick in ticks:
-            self._remember(tick.instrument.symbol, tick.received_ms, tick)
+        late = [not self._remember(tick.instrument.symbol, tick.received_ms, tick) for tick in ticks]
         if self._bus.has_peers or self._hub.heard(Channel.TICKS):
-            self._ticks.extend(ticks)
+            self._ticks.extend(zip(ticks, late, strict=True))
             if not self._flushing:
                 self._flushing = True
                 asyncio.get_running_loop().call_soon(self._flush_ticks)
@@ -111,13 +110,16 @@ class TickStream:
         """`conflated`: messages that a newer one took the place of; `waiting`: for their turn; `symbols`: seen."""
         return {"conflated": self._pacer.conflated, "waiting": self._pacer.waiting, "symbols": len(self._newest)}
 
-    def _remember(self, symbol: str, ms: int, tick: Tick | bytes) -> None:
+    def _remember(self, symbol: str, ms: int, tick: Tick | bytes) -> bool:
+        """Whether it is the newest of its symbol."""
         known = self._newest.get(symbol)
         if known is not None:
-            if ms >= known[0]:
-                self._newest[symbol] = (ms, tick)
+            if ms < known[0]:
+                return False
+            self._newest[symbol] = (ms, tick)
         elif len(self._newest) < MOST_SYMBOLS:
             self._newest[symbol] = (ms, tick)
+        return True
 
     def _wire(self, tick: Tick) -> Wire:
         return tick_of_row(self._row_of(tick), after_hours=tick.after_hours)
@@ -133,14 +135,15 @@ class TickStream:
         number = self._numbers.next
         if self._bus.has_peers:
             notices = (
-                TickNotice(tick.instrument.symbol, tick.received_ms, number(), self._encode(tick)) for tick in ticks
+                TickNotice(tick.instrument.symbol, tick.received_ms, number(), self._encode(tick), late)
+                for tick, late in ticks
             )
             for some in _portions(notices):
                 self._bus.announce(TicksArrived(some))
             return
-        for tick in ticks:
+        for tick, late in ticks:
             symbol = tick.instrument.symbol
-            self._pacer.offer(Paced(Channel.TICKS, symbol, symbol, number(), tick))
+            self._pacer.offer(Paced(Channel.TICKS, _key(symbol, late), symbol, number(), tick))
 
     def _flush_candles(self) -> None:
         if self._candle_timer is not None:
@@ -166,14 +169,19 @@ class TickStream:
     def on_ticks(self, event: TicksArrived) -> None:
         """Give ticks of whichever process to the clients of this one."""
         offer = self._pacer.offer
-        for symbol, ms, seq, body in event.ticks:
+        for symbol, ms, seq, body, late in event.ticks:
             self._remember(symbol, ms, body)
-            offer(Paced(Channel.TICKS, symbol, symbol, seq, body))
+            offer(Paced(Channel.TICKS, _key(symbol, late), symbol, seq, body))
 
     def on_candles(self, event: CandlesChanged) -> None:
         """Give candles of whichever process to the clients of this one; a closed one is never left out."""
         for symbol, key, closed, seq, body in event.candles:
             self._pacer.offer(Paced(Channel.CANDLES, key, symbol, seq, body), now=closed)
+
+
+def _key(symbol: str, late: bool) -> str:
+    """Of ticks with the same key only the last may be sent: a late one must not take the place of a newer price."""
+    return f"{symbol}|late" if late else symbol
 
 
 def _portions(notices: Iterable[N]) -> Iterator[list[N]]:

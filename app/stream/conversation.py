@@ -30,6 +30,7 @@ SCOPES: Final[Mapping[Channel, Scope]] = {
     Channel.ALERTS: Scope.ALERTS_READ,
     Channel.ORDERS: Scope.ORDERS_READ,
     Channel.JOBS: Scope.JOBS_READ,
+    Channel.SIGNALS: Scope.SIGNALS_READ,
 }
 """What an API token needs for a channel; the other private ones are open to every valid token."""
 
@@ -57,6 +58,8 @@ class Limits:
     """And their data: they wait here until the client has taken them."""
     patience_seconds: float = 10
     """How long a replay or the check of a token may take."""
+    snapshot_seconds: float = 1.0
+    """How long live messages may be held back for what is known at the subscription."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +266,7 @@ class Conversation:
             return
         self._outbox.hold(channel)
         try:
-            async with asyncio.timeout(self._limits.patience_seconds), self._context.replay_turns:
+            async with asyncio.timeout(self._limits.snapshot_seconds), self._context.replay_turns:
                 found = await snapshot.newest(symbols)
             for data in found:
                 await self._still_subscribed(channel)

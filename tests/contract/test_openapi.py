@@ -261,6 +261,8 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
 
             assert answer.status_code < 300, f"{method} {path} {body}: {answer.text}"
             sent.append(path)
+            if path == "/api/v1/signals/":
+                made["signal_id"] = answer.json()["id"]
     assert len(set(sent)) >= 12
 
 

@@ -11,7 +11,12 @@ from app.core.security import Scope
 from tests.stream.server import Client, Server
 
 PRIVATE = ["alerts", "orders", "signals", "jobs", "candles"]
-NEEDS = {"alerts": Scope.ALERTS_READ, "orders": Scope.ORDERS_READ, "jobs": Scope.JOBS_READ}
+NEEDS = {
+    "alerts": Scope.ALERTS_READ,
+    "orders": Scope.ORDERS_READ,
+    "jobs": Scope.JOBS_READ,
+    "signals": Scope.SIGNALS_READ,
+}
 
 
 async def account_changed(server: Server, token: str, *, is_active: bool) -> None:
@@ -40,8 +45,8 @@ async def open_channels(client: Client) -> set[str]:
         ([Scope.ALERTS_READ], {"alerts"}),
         ([Scope.ORDERS_READ, Scope.ALERTS_WRITE], {"orders"}),
         ([Scope.ORDERS_WRITE, Scope.ALERTS_WRITE, Scope.ACCOUNT_READ], set()),
-        (list(Scope), {"alerts", "orders", "jobs"}),
-        (None, {"alerts", "orders", "jobs"}),  # a signed-in person
+        (list(Scope), {"alerts", "orders", "jobs", "signals"}),
+        (None, {"alerts", "orders", "jobs", "signals"}),  # a signed-in person
     ],
 )
 async def test_channels_by_scope(server: Server, scopes: list[Scope] | None, allowed: set[str]) -> None:
@@ -49,7 +54,7 @@ async def test_channels_by_scope(server: Server, scopes: list[Scope] | None, all
     owner = server.accounts.user_id(token)
     async with server.connect(f"?token={token}") as client:
         assert (await client.receive())["type"] == "authenticated"
-        assert await open_channels(client) == {"signals", "candles"} | allowed
+        assert await open_channels(client) == {"candles"} | allowed
         for channel in NEEDS:
             assert await server.publish(channel, {"of": channel}, owner=owner) == (channel in allowed)
         for _ in allowed:

@@ -1,0 +1,1 @@
+"""Signals: those that users enter and follow, and those that are generated from candles."""
