@@ -90,7 +90,9 @@ class WatchlistIn(RequestModel):
     """What the live feed is to follow, instead of what it follows now."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"symbols": ["NIFTY 50", "NSE:2885", {"symbol": "RELIANCE", "exchange": "BSE"}]}]}
+        json_schema_extra={
+            "examples": [{"symbols": ["NIFTY 50", "NSE:2885", {"symbol": "RELIANCE", "exchange": "BSE"}]}]
+        }
     )
 
     symbols: list[SymbolIn | WatchlistEntry] = Field(
