@@ -64,7 +64,7 @@ async def demo(options: argparse.Namespace) -> int:
     options.data = options.data.resolve()
     options.data.mkdir(parents=True, exist_ok=True)
     market = Market(seed=int(datetime.now(UTC).timestamp()), always=True)
-    async with AngelOneSimulator(market=market, rates={}) as simulator:
+    async with AngelOneSimulator(market=market, rates={}, instrument_rows=500) as simulator:
         command = ["-m", "uvicorn", "app.main:app", "--host", options.host, "--port", str(options.port)]
         command += ["--ws", "websockets-sansio", "--no-access-log", "--no-proxy-headers", "--no-server-header"]
         service = await asyncio.create_subprocess_exec(

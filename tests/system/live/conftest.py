@@ -1,0 +1,14 @@
+"""One service with a live feed, shared by the tests that leave its feed running."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.system.live.kit import Live
+
+
+@pytest_asyncio.fixture(scope="session")
+async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    async with Live(tmp_path_factory.mktemp("live")) as running:
+        yield running
