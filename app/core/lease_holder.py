@@ -44,14 +44,21 @@ class Lease:
             try:
                 await self._leases.insert_one({"_id": self._name, **claim["$set"]})
             except DuplicateKeyError:
-                return False
+                return await self._stands(claim["$set"])
             return True
         if current["holder"] != self._holder and current["expires_at"] > now:
             return False
         # Conditional on the row that was read: of two claims at once one changes it first. Matched, not modified: a
         # holder that renews within the same millisecond changes nothing.
         result = await self._leases.update_one(current, claim)
-        return result.matched_count == 1
+        return result.matched_count == 1 or await self._stands(claim["$set"])
+
+    async def _stands(self, claim: dict[str, Any]) -> bool:
+        """Whether a claim that seems to have failed was carried out all the same.
+
+        The driver repeats a write whose answer was lost; a server that was killed meanwhile does not know it again.
+        """
+        return await self._leases.find_one({"_id": self._name, **claim}) is not None
 
     async def release(self) -> None:
         """Give the lease up, so that another process need not wait for its end."""

@@ -85,6 +85,36 @@ async def test_a_lease_is_what_it_says(db: Db, steps: list[tuple[str, int, int]]
             holder, end = number, clock.now() + timedelta(seconds=10)
 
 
+async def test_a_claim_that_was_carried_out_twice_is_one(db: Db):
+    """As the driver does it after a lost answer, and a database that was killed meanwhile knows nothing of it."""
+
+    class Repeating:
+        """A collection that carries every write out twice, and gives the second answer."""
+
+        def __init__(self, leases: Any) -> None:
+            self.find_one = leases.find_one
+            self._leases = leases
+
+        async def insert_one(self, row: dict[str, Any]) -> Any:
+            await self._leases.insert_one(dict(row))
+            return await self._leases.insert_one(row)
+
+        async def update_one(self, query: dict[str, Any], change: dict[str, Any]) -> Any:
+            await self._leases.update_one(query, change)
+            return await self._leases.update_one(query, change)
+
+    clock = StandingClock()
+    mine = Lease({"leases": Repeating(db["leases"])}, clock, "feed", "me", 10)  # type: ignore[arg-type]
+    assert await mine.acquire()
+    clock.move(seconds=5)
+    assert await mine.acquire()
+    clock.move(seconds=5)
+    assert not await Lease(db, clock, "feed", "another", 10).acquire()
+    clock.move(seconds=6)
+    assert await Lease(db, clock, "feed", "another", 10).acquire()
+    assert not await mine.acquire()
+
+
 async def test_leases_of_other_names_do_not_matter(db: Db):
     clock = StandingClock()
 
