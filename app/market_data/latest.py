@@ -29,9 +29,9 @@ from app.market_data.waiting import within
 
 log = structlog.get_logger(__name__)
 
-SAVE_EVERY: Final = 0.25
+SAVE_EVERY: Final = 1.0
 CATCH_UP: Final = timedelta(seconds=5)
-"""How far behind the newest rows a killed process may have left uncounted ticks: twenty saves."""
+"""How far behind the newest rows a killed process may have left uncounted ticks: five saves."""
 PATIENCE: Final = 3.0
 """Seconds that a write or a read of latest rows may take."""
 _LIVELY_MS: Final = 60_000
