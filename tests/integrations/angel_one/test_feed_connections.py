@@ -91,7 +91,7 @@ async def test_tries_become_rarer_until_a_frame_has_come(angel_one: AngelOneSimu
         began = clock()
         await tried(angel_one, 6)
         assert clock() - began > 0.02 * (1 + 2 + 4 + 8 + 16) / 2 - 0.01
-        assert follower.client.health().state == "backing off"
+        await until(follower, "backing off")
         assert follower.client.health().last_error == "feed: handshake 503"
         angel_one.feed.faults.refuse = None
         await follower.sees_ticks()
