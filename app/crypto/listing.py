@@ -57,14 +57,19 @@ class Listings:
         clock: Clock,
         cache_seconds: float,
         runs: Runs | None,
+        cold_seconds: float = COLD_SECONDS,
     ) -> None:
-        """`runs` gets the first listing when there is none; without it somebody has to start a sync by hand."""
+        """`runs` gets the first listing when there is none; without it somebody has to start a sync by hand.
+
+        `cold_seconds`: how long a request waits for that one.
+        """
         self._store = store
         self._register = register
         self._bus = bus
         self._clock = clock
         self._cache_seconds = cache_seconds
         self._runs = runs
+        self._cold_seconds = cold_seconds
         self._current: Generation | None = None
         self._pages: LRUCache[bytes, ReadyPage] = LRUCache(
             PAGE_BYTES, getsizeof=lambda ready: len(ready.page.body) + 2048
@@ -128,7 +133,7 @@ class Listings:
     async def newest(self) -> Generation:
         """The newest generation; where there is none at all, the first sync is started and waited for.
 
-        Raises `UnavailableError` when that does not bring one within `COLD_SECONDS`.
+        Raises `UnavailableError` when that does not bring one in time.
         """
         if self.fresh and self._current is not None:
             return self._current
@@ -152,7 +157,7 @@ class Listings:
         if self._starting is None or self._starting.done():
             self._starting = asyncio.create_task(self._first_sync(self._runs), name="first crypto listing")
             self._starting.add_done_callback(_note_failure)
-        failure = await _within(COLD_SECONDS, self._starting)
+        failure = await _within(self._cold_seconds, self._starting)
         if self._current is None:
             detail = failure or "The first listing is being fetched; try again in a few seconds."
             raise UnavailableError(detail, retry_after=HOLD_BACK_SECONDS if failure else 5)
@@ -162,7 +167,7 @@ class Listings:
         """Start or join the first sync of all processes and read what it made; why there is nothing, if so."""
         arguments = {"limit": USUAL_COINS, "provider": None, "unless_listed": True}
         started = await runs.start(SYNC, arguments, requested_by=None)
-        run = await runs.wait(started.id, COLD_SECONDS)
+        run = await runs.wait(started.id, self._cold_seconds)
         if run is None or not run.finished:
             return ""
         if run.state is RunState.SUCCEEDED:
@@ -224,7 +229,7 @@ class Listings:
             coins += sorted((coin for coin in others if coin.slug not in generation.by_slug), key=_by_market_cap)
         chosen = next((coin for coin in coins if slug is None or coin.slug == slug), None)
         if chosen is None:
-            raise NotFoundError(_no_such(symbol, slug, coins))
+            raise NotFoundError(_no_such(symbol, slug, coins, generation))
         told = wire_of(chosen)
         told["listed"] = listed
         told["same_symbol"] = [coin.name for coin in coins if coin is not chosen]
@@ -269,9 +274,12 @@ def _by_market_cap(coin: Coin) -> tuple[bool, object, str]:
     return cap is None, -cap if cap is not None else 0, coin.slug
 
 
-def _no_such(symbol: str, slug: str | None, coins: list[Coin]) -> str:
+def _no_such(symbol: str, slug: str | None, coins: list[Coin], generation: Generation) -> str:
     if slug is None or not coins:
-        return f"There is no coin with the symbol {symbol.upper()}."
+        place = generation.by_slug.get(symbol.lower())
+        meant = generation.coins[place] if place is not None else None
+        hint = f"; {meant.slug} has the symbol {meant.listing.symbol}" if meant else ""
+        return f"There is no coin with the symbol {symbol.upper()}{hint}."
     known = ", ".join(coin.slug for coin in coins[:10])
     return f"No coin with the symbol {symbol.upper()} is called {slug}; there are {known}."
 

@@ -86,6 +86,7 @@ class CryptoSync:
         # Every process has heard of it before the run is over: whoever waited for it sees it wherever they ask next.
         await self._bus.publish(GenerationMade(number), confirm=True)
         points = await self._history.append(at, [(coin.slug, coin.listing) for coin in merged.written])
+        await run.progress(len(fetched.rows), len(fetched.rows), "stored")
         changes = merged.changes
         result = {
             "provider": str(fetched.provider),

@@ -34,10 +34,12 @@ def compose() -> dict[str, Any]:
 
 
 def test_every_service_has_a_health_check_and_comes_back(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == {"app", "mongo", "redis"}
+    assert set(compose["services"]) == {"app", "worker", "mongo", "redis"}
     for name, service in compose["services"].items():
         assert service["restart"] == "unless-stopped"
-        if "build" in service:  # the image brings its own
+        if name == "worker":  # listens nowhere, and is started only by those who want it
+            assert (service["healthcheck"], service["profiles"]) == ({"disable": True}, ["workers"])
+        elif "build" in service:  # the image brings its own
             assert instruction("HEALTHCHECK")
         else:
             assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}, name
@@ -48,6 +50,17 @@ def test_the_service_waits_for_its_healthy_stores(compose: dict[str, Any]) -> No
     app = compose["services"]["app"]
     assert app["depends_on"] == {name: {"condition": "service_healthy"} for name in ("mongo", "redis")}
     assert app["environment"]["REDIS_URL"] == "redis://redis:6379/0"
+
+
+def test_the_worker_does_its_jobs_where_the_service_is(compose: dict[str, Any]) -> None:
+    app, worker = compose["services"]["app"], compose["services"]["worker"]
+    for same in ("image", "env_file", "environment", "volumes", "networks", "read_only", "cap_drop", "security_opt"):
+        assert worker[same] == app[same]
+    assert "ports" not in worker
+    command = worker["command"]
+    assert command[1:5] == ["-m", "taskiq", "worker", "app.jobs:broker"]
+    ending = sum(int(command[command.index(name) + 1]) for name in ("--wait-tasks-timeout", "--shutdown-timeout"))
+    assert int(worker["stop_grace_period"].removesuffix("s")) >= ending + 10
 
 
 def test_mongodb_is_the_replica_set_that_the_service_asks_for(compose: dict[str, Any]) -> None:

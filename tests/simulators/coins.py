@@ -55,12 +55,12 @@ class Coin:
     def value(self, now: datetime) -> Decimal | None:
         """The market capitalisation."""
         worth = self.worth(now)
-        return None if worth is None or self.supply is None else round(worth * self.supply)
+        return None if worth is None or self.supply is None else Decimal(round(worth * self.supply))
 
     def volume(self, now: datetime) -> Decimal | None:
         """Of a day."""
         value = self.value(now)
-        return None if value is None else round(value * Decimal("0.031"))
+        return None if value is None else Decimal(round(value * Decimal("0.031")))
 
 
 def special_coins() -> list[Coin]:
@@ -96,7 +96,7 @@ class Coins:
     def __init__(self, count: int = 300, *, seed: int = 7) -> None:
         """`count` coins in all, the special ones among them."""
         self.coins: list[Coin] = [
-            Coin(a, b, c, d, e, Decimal(f), Decimal(g), h and Decimal(h), tuple(i.split()), seed=n)
+            Coin(a, b, c, d, e, Decimal(f), Decimal(g), Decimal(h) if h else None, tuple(i.split()), seed=n)
             for n, (a, b, c, d, e, f, g, h, i) in enumerate(_WELL_KNOWN)
         ]
         self.coins += special_coins()

@@ -119,7 +119,10 @@ async def holdings(
     responses={201: {"model": Holding}, **problem_responses(401, 409, 413)},
 )
 async def add_holding(body: HoldingInput, response: Response, user: PortfolioWriter, held: Held) -> Response:
-    """One a coin (409 for a second one), of a coin that is listed (422 else)."""
+    """One a coin (409 for a second one), of a coin that is listed (422 else).
+
+    The coin's prices of the last year, which its risk is made of, are fetched within the hour as the budget allows.
+    """
     return _exactly(await held.create(user.user_id, body), response, 201)
 
 

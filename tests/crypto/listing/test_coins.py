@@ -307,6 +307,6 @@ async def test_a_sync_tells_how_far_it_is(room: Room):
     run = SomeRun(limit=20, provider=None)
     result = await room.sync.sync(run)
 
-    assert run.told == [(0, 20), (10, 20)]
+    assert run.told == [(0, 20), (10, 20), (10, 10)]
     assert (result["rows"], result["changes"], result["provider"]) == (10, 10, "coingecko")
     assert len(msgspec.json.encode(result)) < 1000, "the record of a run holds a few KiB"

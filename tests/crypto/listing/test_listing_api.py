@@ -260,6 +260,8 @@ async def test_of_coins_with_one_symbol_the_largest_is_meant(room: Room):
     missing = await room.client.get(BASE + "/ONE", params={"slug": "medium"})
     assert missing.status_code == 404
     assert "large, small, unknown" in missing.json()["detail"]
+    slug = await room.client.get(BASE + "/Small")
+    assert slug.json()["detail"] == "There is no coin with the symbol SMALL; small has the symbol ONE."
     assert room.listings.slug_of("one") == "large"
 
 

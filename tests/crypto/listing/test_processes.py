@@ -172,9 +172,8 @@ async def test_where_syncs_are_off_nothing_is_asked_of_anybody(make_room: MakeRo
     assert (await room.slugs())[0] == "bitcoin"
 
 
-async def test_a_slow_first_sync_is_waited_for_a_while_only(make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("app.crypto.listing.COLD_SECONDS", 0.05)
-    room = await make_room()
+async def test_a_slow_first_sync_is_waited_for_a_while_only(make_room: MakeRoom):
+    room = await make_room(cold_seconds=0.05)
     room.source.seconds = 0.2
     answer = await room.client.get(BASE + "/")
 
