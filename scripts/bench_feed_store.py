@@ -45,7 +45,9 @@ class FromMemory:
     def __init__(self, frames: Sequence[bytes]) -> None:
         self._frames = frames
 
-    async def run(self, wanted: Callable[[], Any], deliver: Callable[[Any, bytes, int], None]) -> None:
+    async def run(
+        self, wanted: Callable[[], Any], deliver: Callable[[Any, bytes, int], None], _lost: Any = None
+    ) -> None:
         """Deliver all of them, with turns for others."""
         wanted()
         parse = FrameParser().parse

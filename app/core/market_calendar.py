@@ -24,6 +24,12 @@ IST: Final = timezone(timedelta(hours=5, minutes=30), "IST")
 DAY: Final = timedelta(days=1)
 """The length of a day's bar, which is as long as the day's session."""
 
+EARLIEST: Final = time(9, 10)
+LATEST: Final = time(20, 0)
+"""Between which there is trading (IST) on a day whose hours are not known, for who must miss nothing."""
+NOTICE: Final = timedelta(days=30)
+"""How early the calendar says that it needs newer data."""
+
 _OFFSET_MS: Final = 19_800_000
 _DAY_MS: Final = 86_400_000
 _EPOCH: Final = date(1970, 1, 1)
@@ -112,9 +118,14 @@ class MarketState:
 class MarketCalendar:
     """Answers for the exchanges' days; without I/O, once made."""
 
-    def __init__(self, clock: Clock, data: CalendarData | None = None) -> None:
-        """`data`: another file's (`market_days.load_calendar`) than the one that comes with the service."""
+    def __init__(self, clock: Clock, data: CalendarData | None = None, *, generous: bool = False) -> None:
+        """`data`: another file's (`market_days.load_calendar`) than the one that comes with the service.
+
+        `generous`: `is_open` holds from `EARLIEST` to `LATEST` on a day that has a session whose hours are not known,
+        for who must miss nothing. Sessions and bars are the same: there are none on such a day.
+        """
         self._clock = clock
+        self._generous = generous
         self._data = load_calendar() if data is None else data
         self._closures = {row.day: row.name for row in self._data.closures + self._data.expected_closures}
         self._special = {row.day: row for row in self._data.sessions}
@@ -159,7 +170,7 @@ class MarketCalendar:
         low = day * _DAY_MS - _OFFSET_MS
         if day not in _DAYS:
             return low, low + _DAY_MS, False
-        for opens, closes in self._windows_at(day):
+        for opens, closes in self._windows_at(day) or self._guessed_at(day):
             if ms < opens:
                 return low, opens, False
             if ms < closes:
@@ -176,6 +187,13 @@ class MarketCalendar:
                 self._known.clear()
             self._known[day] = windows
         return windows
+
+    def _guessed_at(self, day: int) -> tuple[_Stretch, ...]:
+        date_ = _EPOCH + timedelta(days=day)
+        special = self._special.get(date_) if self._generous else None
+        if special is None or special.windows:
+            return ()
+        return ((_to_ms(_at(date_, EARLIEST)), _to_ms(_at(date_, LATEST))),)
 
     # Sessions
 
@@ -270,6 +288,23 @@ class MarketCalendar:
         if name:
             return False, f"{known}; {name} is expected to be a holiday."
         return False, f"{known}; beyond it weekdays are taken for trading days, and weekends for holidays."
+
+    def caution(self, moment: datetime | None = None) -> str | None:
+        """What the operator should see to: hours that are not known, today or soon, and data that ends, or has ended.
+
+        None when nothing is amiss in the next 30 days.
+        """
+        day = (self._clock.now() if moment is None else moment).astimezone(IST).date()
+        known, note = self._knowledge(day)
+        if not known:
+            return note
+        horizon = day + NOTICE
+        unknown = next((row for row in self._data.sessions if day < row.day <= horizon and not row.windows), None)
+        if unknown is not None:
+            return f"{unknown.name} takes place on {unknown.day:%d %b %Y}; its hours are not in the calendar's data."
+        if self._data.last <= horizon:
+            return f"The calendar's data ends on {self._data.last:%d %b %Y}: newer data is needed."
+        return None
 
     # Bars of candles
 

@@ -66,9 +66,12 @@ class Market:
         self._settings, self._ground, self._metrics = settings, ground, registry.get(Metrics)
         clock = ground.clock
         try:
-            self._calendar = MarketCalendar(clock, load_calendar(settings.market_calendar_file))
+            days = load_calendar(settings.market_calendar_file)
         except CalendarDataError as error:
             raise StartupError(f"MARKET_CALENDAR_FILE: {error}") from None
+        self._calendar = MarketCalendar(clock, days)
+        # What arrives on a day whose hours are not known is not lost.
+        self._feed_calendar = MarketCalendar(clock, days, generous=True)
         self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
         self._outlets = Outlets(self._stream)
         db, bus = ground.database.db, ground.bus
@@ -131,7 +134,10 @@ class Market:
     async def _no_feed(self) -> dict[str, Any]:
         missing = self._settings.angel_one_missing
         reason = f"{' and '.join(missing)} not set" if missing else "BACKGROUND_TASKS_ENABLED is false"
-        return feed_line({"status": "off", "reason": reason}, self._master.health(), self._watchlist.health())
+        return self._line({"status": "off", "reason": reason})
+
+    def _line(self, feed: dict[str, Any]) -> dict[str, Any]:
+        return feed_line(feed, self._master.health(), self._watchlist.health(), caution=self._calendar.caution())
 
     def _start_feed(self, stack: AsyncExitStack) -> FeedHealth:
         settings, ground, calendar = self._settings, self._ground, self._calendar
@@ -150,7 +156,7 @@ class Market:
         )
         builder, candle_store = CandleBuilder(calendar), CandleStore(db)
         pipeline = Pipeline(
-            calendar=calendar,
+            calendar=self._feed_calendar,
             clock=clock,
             latest=latest,
             candles=builder,
@@ -180,7 +186,7 @@ class Market:
         feed = FeedTask(
             db=db,
             clock=clock,
-            calendar=calendar,
+            calendar=self._feed_calendar,
             holder=ground.holder,
             source=AngelOneTicks(
                 FeedClient(url=settings.angel_one_ws_url, session=session, clock=clock),
@@ -216,7 +222,7 @@ class Market:
                 line["status"] = "degraded"
             if feed.leading:
                 line |= {"storing": storing, "backfill": backfill.health()}
-            return feed_line(line, self._master.health(), self._watchlist.health())
+            return self._line(line)
 
         return health
 

@@ -31,8 +31,6 @@ LEASE, LEASE_SECONDS = "feed", 6.0
 SAVE_EVERY = 2.0
 EARLY, LATE = timedelta(minutes=5), timedelta(seconds=60)
 """How long before a session's open the feed connects, and after its close it disconnects."""
-OUTAGE_MS = 10_000
-"""A silence of everything that is an outage."""
 REFUSED_SECONDS = 1_200.0
 """After a source has given up for good: it may be cured from outside, and must not lock the account meanwhile."""
 SILENT_SECONDS = 10.0
@@ -45,8 +43,8 @@ _FINE = {"live", "paused"}
 class GapKeeper(Protocol):
     """Who is told of outages."""
 
-    def outage(self, start_ms: int, end_ms: int) -> None:
-        """There was no feed between these times."""
+    def outage(self, start_ms: int, end_ms: int, instruments: Sequence[Instrument] | None = None) -> None:
+        """There was no feed of `instruments`, or of all that are wanted, between these times."""
 
     def unfilled_ms(self) -> int | None:
         """When the earliest gap begins that is still to be filled."""
@@ -93,7 +91,7 @@ class FeedTask:
         self._lease = LeaseHolder(db, clock, LEASE, holder, lease_seconds)
         self._running = self._refused = False
         self._state, self._since = "off", clock.now()
-        self._last_tick_ms = 0
+        self._last_tick_ms = self._away_ms = 0
         self._logged_at = -_LOG_EVERY
         self._woken = asyncio.Event()
 
@@ -120,7 +118,10 @@ class FeedTask:
 
     async def _lead(self) -> None:
         past = await self._past()
+        self._away_ms = to_ms(self._clock.now())  # the parts fill what was before
         log.info("this process runs the feed now", before=past.at)
+        if caution := self._calendar.caution():
+            log.warning("the market calendar needs to be seen to", caution=caution)
         begun = []
         try:
             for part in self._parts:
@@ -168,7 +169,8 @@ class FeedTask:
         return is_open(now) or is_open(now + EARLY) or is_open(now - LATE)
 
     async def _run_source(self) -> None:
-        work = asyncio.ensure_future(self._source.run(self._wanted, self._deliver))
+        self._gaps.outage(self._away_ms, to_ms(self._clock.now()))
+        work = asyncio.ensure_future(self._source.run(self._wanted, self._deliver, self._lost))
         self._running = True
         try:
             while self._due():
@@ -184,6 +186,7 @@ class FeedTask:
         finally:
             self._running = False
             await end([work])
+            self._away_ms = to_ms(self._clock.now())
             if not work.cancelled() and (error := work.exception()):
                 log.warning("the source failed", error=type(error).__name__)
         if self._refused:
@@ -199,10 +202,7 @@ class FeedTask:
     def _deliver(self, ticks: Sequence[Tick]) -> None:
         if not ticks:
             return
-        now = ticks[-1].arrival_ms
-        if now - self._last_tick_ms > OUTAGE_MS:
-            self._gaps.outage(self._last_tick_ms, now)
-        self._last_tick_ms = now
+        self._last_tick_ms = ticks[-1].arrival_ms
         for take in self._takers:
             try:
                 take(ticks)
@@ -210,6 +210,10 @@ class FeedTask:
                 if self._clock.monotonic() - self._logged_at >= _LOG_EVERY:
                     self._logged_at = self._clock.monotonic()
                     log.exception("ticks could not be taken")
+
+    def _lost(self, instruments: Sequence[Instrument], from_ms: int, until_ms: int) -> None:
+        """The source was without a connection for these. That nothing comes over one is no outage: it may be quiet."""
+        self._gaps.outage(from_ms, until_ms, instruments)
 
     # Its state
 
@@ -231,9 +235,12 @@ class FeedTask:
     def _through(self) -> datetime:
         """Until when no outage is known: what the next leader has not to fill."""
         now = self._clock.now()
-        ms = min(to_ms(now), self._last_tick_ms) if self._calendar.is_open(now) else to_ms(now)
+        known = [to_ms(now)]
+        if self._calendar.is_open(now):
+            sure = self._source.health().sure_until if self._running else from_ms(self._away_ms)
+            known += [self._last_tick_ms, *([to_ms(sure)] if sure else [])]
         unfilled = self._gaps.unfilled_ms()
-        return from_ms(ms if unfilled is None else min(ms, unfilled))
+        return from_ms(min(known if unfilled is None else [*known, unfilled]))
 
     async def _save_states(self) -> None:
         while True:

@@ -157,15 +157,28 @@ class FeedHealth(msgspec.Struct, frozen=True):
     sign_ins: int = 0
     last_frame_at: datetime | None = None
     last_error: str | None = None
+    sure_until: datetime | None = None
+    """Until when all connections are known to have been there; None where none is needed."""
+
+
+Lost = Callable[[Sequence[Instrument], int, int], None]
+"""Gets instruments that had no connection, and from when until when (ms since the epoch)."""
 
 
 class TickSource(Protocol):
     """A live feed of one provider."""
 
-    async def run(self, wanted: Callable[[], Sequence[Instrument]], deliver: Callable[[Sequence[Tick]], None]) -> None:
+    async def run(
+        self,
+        wanted: Callable[[], Sequence[Instrument]],
+        deliver: Callable[[Sequence[Tick]], None],
+        lost: Lost = lambda *_: None,
+    ) -> None:
         """Deliver ticks of what is `wanted` until cancelled; reconnects by itself.
 
-        `deliver` is called in the event loop and never waits. Raises only what no retry can cure (a refused sign-in).
+        `deliver` and `lost` are called in the event loop and never wait. `lost` hears of every stretch without a
+        connection from the call on, when it is over or the source ends. Raises only what no retry can cure (a refused
+        sign-in).
         """
 
     def wake(self) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from app.core.clock import Clock, from_micros
-from app.integrations.angel_one.link import Deliver, FeedLink, Tally, Timing, TokensPort
+from app.integrations.angel_one.link import Deliver, FeedLink, Lost, Tally, Timing, TokensPort
 from app.integrations.angel_one.subscriptions import FeedLimits, Subscription, share_out
 
 log = structlog.get_logger(__name__)
@@ -38,6 +38,8 @@ class FeedState(msgspec.Struct, frozen=True):
     last_frame_at: datetime | None
     last_error: str | None
     """A kind; stays after it has passed."""
+    sure_until: datetime | None
+    """Until when all connections are known to have been there; None where there is none to be."""
 
 
 class FeedClient:
@@ -62,8 +64,10 @@ class FeedClient:
         self._left_out = 0
         self._running = False
 
-    async def run(self, wanted: Callable[[], Iterable[Subscription]], deliver: Deliver) -> None:
-        """Deliver frames of what is `wanted` until cancelled. `deliver` is called in the event loop.
+    async def run(
+        self, wanted: Callable[[], Iterable[Subscription]], deliver: Deliver, lost: Lost = lambda *_: None
+    ) -> None:
+        """Deliver frames of what is `wanted` until cancelled. `deliver` and `lost` are called in the event loop.
 
         Waits out whatever happens, refused sign-ins too (rarely tried again: `Refusals`); `health` tells.
         """
@@ -74,7 +78,7 @@ class FeedClient:
             async with asyncio.TaskGroup() as group:
                 while True:
                     self._changed.clear()
-                    self._share_out(wanted(), deliver, group)
+                    self._share_out(wanted(), deliver, lost, group)
                     await self._changed.wait()
         finally:
             self._running = False
@@ -84,7 +88,9 @@ class FeedClient:
         """What is wanted has changed: only the difference is asked for, over the connections that there are."""
         self._changed.set()
 
-    def _share_out(self, wanted: Iterable[Subscription], deliver: Deliver, group: asyncio.TaskGroup) -> None:
+    def _share_out(
+        self, wanted: Iterable[Subscription], deliver: Deliver, lost: Lost, group: asyncio.TaskGroup
+    ) -> None:
         links = list(self._links)
         shares = share_out(wanted, [link.wanted for link in links], self._limits)
         if len(shares.left_out) > self._left_out:
@@ -92,7 +98,7 @@ class FeedClient:
         self._left_out = len(shares.left_out)
         for place, share in enumerate(shares.connections):
             if place == len(links):
-                links.append(self._new_link(deliver))
+                links.append(self._new_link(deliver, lost))
             link = links[place]
             if not share:
                 if (task := self._links.pop(link, None)) is not None:
@@ -102,12 +108,13 @@ class FeedClient:
             if link not in self._links:
                 self._links[link] = group.create_task(link.run(), name=f"angel-one-feed-{place + 1}")
 
-    def _new_link(self, deliver: Deliver) -> FeedLink:
+    def _new_link(self, deliver: Deliver, lost: Lost) -> FeedLink:
         return FeedLink(
             url=self._url,
             session=self._session,
             clock=self._clock,
             deliver=deliver,
+            lost=lost,
             tally=self._tally,
             timing=self._timing,
             limits=self._limits,
@@ -129,4 +136,5 @@ class FeedClient:
             reconnects=tally.reconnects,
             last_frame_at=None if tally.last_frame_ms is None else from_micros(tally.last_frame_ms * 1000),
             last_error=tally.last_error,
+            sure_until=min((from_micros(link.sure_ms * 1000) for link in self._links), default=None),
         )

@@ -17,7 +17,7 @@ from websockets.http11 import Response
 
 from app.core.clock import Clock, to_micros
 from app.integrations.angel_one.credentials import Credentials, Tokens
-from app.integrations.angel_one.errors import AngelOneError, LoginRefusedError
+from app.integrations.angel_one.errors import AngelOneError, LoginRefusedError, RateLimitedError
 from app.integrations.angel_one.frames import AnyFrame, FrameError, FrameParser, Refusal, parse_text
 from app.integrations.angel_one.subscriptions import (
     HEARTBEAT,
@@ -32,9 +32,12 @@ log = structlog.get_logger(__name__)
 
 Deliver = Callable[[AnyFrame, bytes, int], None]
 """Gets a frame, its bytes, and when it came (ms since the epoch)."""
+Lost = Callable[[Collection[Subscription], int, int], None]
+"""Gets subscriptions that had no connection, and from when until when (ms since the epoch)."""
 
 _SILENT: Final = logging.Logger("angel-one-feed", logging.CRITICAL + 1)  # noqa: LOG001 (no configuration reaches it)
 """The library would log the handshake's headers, in which the tokens stand."""
+_NO_DATA: Final = "no data"
 _LARGEST: Final = 64 << 10
 _TURN: Final = 128
 """Messages after which the others in the event loop come to their turn, however many wait."""
@@ -112,14 +115,16 @@ class FeedLink:
         session: TokensPort,
         clock: Clock,
         deliver: Deliver,
+        lost: Lost,
         tally: Tally,
         timing: Timing,
         limits: FeedLimits,
         tls: ssl.SSLContext | None,
     ) -> None:
-        """`tls` goes with `wss` addresses."""
+        """`tls` goes with `wss` addresses. `lost` is told when subscriptions are asked for again."""
         self._url, self._session, self._clock, self._deliver = url, session, clock, deliver
         self._tally, self._timing, self._limits, self._tls = tally, timing, limits, tls
+        self._lost = lost
         self._parser = FrameParser()
         self._changed = asyncio.Event()
         self._failures = 0
@@ -127,6 +132,8 @@ class FeedLink:
         self._patience = 1
         self._state = "connecting"
         self.wanted: frozenset[Subscription] = frozenset()
+        self._away_ms: int | None = self._now_ms()
+        """Since when nothing is subscribed; None while it is."""
         self._begin()
 
     def _begin(self) -> None:
@@ -138,6 +145,10 @@ class FeedLink:
         self._next_id = 1
         self._ending: str | None = None
         self._heard_at = self._frame_at = self._clock.monotonic()
+        self._heard_ms = self._frame_ms = self._now_ms()
+
+    def _now_ms(self) -> int:
+        return to_micros(self._clock.now()) // 1000
 
     def want(self, wanted: Collection[Subscription]) -> None:
         """Ask for these from now on, over the connection that there is."""
@@ -155,8 +166,25 @@ class FeedLink:
         """How many subscriptions it has asked for and were not refused."""
         return len(self._held)
 
+    @property
+    def sure_ms(self) -> int:
+        """Until when it is known to have had its connection (ms since the epoch)."""
+        return self._heard_ms if self._away_ms is None else self._away_ms
+
     async def run(self) -> None:
         """Connect, and connect again, until cancelled. Raises nothing that it can wait out."""
+        try:
+            await self._go_on()
+        finally:
+            self._tell(self.wanted)
+
+    def _tell(self, subscriptions: Collection[Subscription]) -> None:
+        """They have a connection again, or never will: what they missed is known."""
+        since, self._away_ms = self._away_ms, None
+        if since is not None and subscriptions:
+            self._lost(subscriptions, since, self._now_ms())
+
+    async def _go_on(self) -> None:
         while True:
             self._state = "connecting"
             setback = await self._attempt()
@@ -193,7 +221,12 @@ class FeedLink:
         busy = status in {403, 429}
         # 403 is said for bad tokens as well as for too many requests: every other time the tokens are blamed.
         if status == 401 or (status == 403 and self._failures % 2):
-            await self._session.renew(tokens)
+            try:
+                await self._session.renew(tokens)
+            except RateLimitedError as error:
+                # That other tokens have to wait is no reason to stay away: what refuses us may pass any moment.
+                if not busy:
+                    return _Setback(error.word, min(error.retry_after or 0.0, self._timing.last_wait))
         return _Setback(f"feed: handshake {status}", self._timing.busy_wait if busy else 0.0)
 
     async def _connected(self, tokens: Tokens) -> _Setback:
@@ -214,11 +247,16 @@ class FeedLink:
             self._tally.reconnects += self._connections > 0
             self._connections += 1
             began = self._clock.monotonic()
-            async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._keep_subscribed(socket)), group.create_task(self._watch(socket))]
-                await self._read(socket)
-                for helper in helpers:
-                    helper.cancel()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    helpers = [group.create_task(self._keep_subscribed(socket)), group.create_task(self._watch(socket))]
+                    await self._read(socket)
+                    for helper in helpers:
+                        helper.cancel()
+            finally:
+                if self._away_ms is None:
+                    # One that lived and brought nothing may have forgotten what it was asked for.
+                    self._away_ms = self._frame_ms if self._ending == _NO_DATA else self._heard_ms
         if self._clock.monotonic() - began > timing.last_wait:
             self._failures = 0
         return _Setback(f"feed: {self._ending or f'closed ({socket.close_code})'}")
@@ -238,7 +276,7 @@ class FeedLink:
         monotonic, turn = self._clock.monotonic, 0
         with suppress(ConnectionClosed):
             async for message in socket:
-                self._heard_at = monotonic()
+                self._heard_at, self._heard_ms = monotonic(), self._now_ms()
                 if isinstance(message, bytes):
                     self._hear_frame(message)
                 else:
@@ -255,7 +293,7 @@ class FeedLink:
             return
         self._frame_at, self._failures, self._patience = self._heard_at, 0, 1
         self._tally.frames += 1
-        arrival = to_micros(self._clock.now()) // 1000
+        arrival = self._frame_ms = self._heard_ms
         self._tally.last_frame_ms = arrival
         self._deliver(frame, raw, arrival)
 
@@ -304,6 +342,7 @@ class FeedLink:
                 parts, self._parts = self._parts, []
                 for part in parts:
                     await self._ask(socket, Action.SUBSCRIBE, self.wanted.intersection(part))
+                self._tell(self._held)
                 await self._changed.wait()
 
     async def _ask(self, socket: ClientConnection, action: Action, subscriptions: Collection[Subscription]) -> None:
@@ -335,7 +374,7 @@ class FeedLink:
                     self._end(socket, "silent")
                 elif now - self._frame_at >= timing.quiet_after * self._patience and self._held:
                     self._patience = min(self._patience * 2, _MOST_PATIENCE)
-                    self._end(socket, "no data")
+                    self._end(socket, _NO_DATA)
                 elif (
                     now - beat >= (timing.stale_after if quiet >= timing.stale_after / 2 else 2 * timing.beat_every) / 2
                 ):

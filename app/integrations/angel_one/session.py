@@ -35,6 +35,8 @@ RENEW_BEFORE: Final = timedelta(minutes=10)
 """Before tokens expire."""
 CANDLE_RATES: Final[Rates] = ((3, 1.05), (180, 61.0))
 """The vendor's limits (3/s, 180/min), with room for how differently two clocks count."""
+_REFRESHED_DEATHS: Final = 2
+"""How many early deaths in a row make a refresh useless."""
 _T = TypeVar("_T")
 
 
@@ -135,7 +137,9 @@ class AngelOneSession:
     async def _renew(self) -> Tokens:
         held = self._tokens
         # A refresh does within the day, also for tokens that the vendor has ended early; at the turn all is made anew.
-        if held is not None and self._clock.now() < self._day_ends(held.made_at):
+        # Where refreshed tokens die early too, the session behind them is what is dead.
+        refreshes = self._early_deaths < _REFRESHED_DEATHS
+        if held is not None and refreshes and self._clock.now() < self._day_ends(held.made_at):
             try:
                 self._tokens = await self._in_thread(lambda: self._refresh(held))
             except (SessionExpiredError, NonsenseError) as error:

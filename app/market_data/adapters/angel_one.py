@@ -1,7 +1,7 @@
 """Angel One as a source of ticks and candles: its frames become `Tick`s, its rows `Bar`s. Knows both sides."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, time, timedelta
 from hashlib import blake2b
 from typing import Any, Final
@@ -10,7 +10,7 @@ import structlog
 
 from app.core.clock import Clock
 from app.integrations.angel_one.candles import IST, RawBar
-from app.integrations.angel_one.errors import AngelOneError, LoginRefusedError, RequestRefusedError
+from app.integrations.angel_one.errors import AngelOneError, RequestRefusedError
 from app.integrations.angel_one.feed import FeedClient
 from app.integrations.angel_one.frames import (
     AnyFrame,
@@ -25,7 +25,7 @@ from app.integrations.angel_one.frames import (
 from app.integrations.angel_one.session import AngelOneSession
 from app.integrations.angel_one.subscriptions import Instrument as FeedInstrument
 from app.integrations.angel_one.subscriptions import Subscription
-from app.market_data.ports import Bar, CandlesUnavailableError, FeedHealth, Instrument, Tick, Timeframe
+from app.market_data.ports import Bar, CandlesUnavailableError, FeedHealth, Instrument, Lost, Tick, Timeframe
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,12 @@ class AngelOneTicks:
         self.unwanted = 0
         """Frames of what nobody wants (any more)."""
 
-    async def run(self, wanted: Callable[[], Sequence[Instrument]], deliver: Callable[[Sequence[Tick]], None]) -> None:
+    async def run(
+        self,
+        wanted: Callable[[], Sequence[Instrument]],
+        deliver: Callable[[Sequence[Tick]], None],
+        lost: Lost = lambda *_: None,
+    ) -> None:
         """See the port. What comes within one turn of the event loop is delivered together.
 
         Raises nothing that can be waited out, not for a refused sign-in either: `health` shows it, and it is tried
@@ -100,8 +105,13 @@ class AngelOneTicks:
                 loop.call_soon(flush)
             self._pending.append(tick)
 
+        def miss(subscriptions: Collection[Subscription], from_ms: int, until_ms: int) -> None:
+            # A dictionary: one instrument may have two subscriptions.
+            keys = dict.fromkeys((one.instrument.exchange, one.instrument.token) for one in subscriptions)
+            lost([self._known[key][0] for key in keys if key in self._known], from_ms, until_ms)
+
         try:
-            await self._feed.run(lambda: self._subscriptions(wanted()), take)
+            await self._feed.run(lambda: self._subscriptions(wanted()), take, miss)
         finally:
             flush()
 
@@ -122,6 +132,7 @@ class AngelOneTicks:
             sign_ins=session.sign_ins,
             last_frame_at=feed.last_frame_at,
             last_error=f"{feed.left_out} subscriptions beyond the limits" if feed.left_out else feed.last_error,
+            sure_until=feed.sure_until,
         )
 
     def _subscriptions(self, wanted: Sequence[Instrument]) -> list[Subscription]:
@@ -239,6 +250,4 @@ def _retry_after(error: AngelOneError) -> float | None:
     """Seconds after which it may go well; None where the same question gets the same answer."""
     if isinstance(error, RequestRefusedError):
         return None
-    if isinstance(error, LoginRefusedError):
-        return error.retry_after
     return error.retry_after or _RETRY_SECONDS

@@ -1,7 +1,7 @@
 """A running feed client of the service, and what the tests see of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -32,6 +32,8 @@ class Follower:
     def __init__(self, simulator: AngelOneSimulator, client: FeedClient, wanted: Iterable[Subscription]) -> None:
         self.simulator, self.client, self.wanted = simulator, client, list(wanted)
         self.frames: list[AnyFrame] = []
+        self.losses: list[tuple[set[str], int, int]] = []
+        """Tokens, from, until."""
         self._came = asyncio.Event()
 
     def take(self, frame: AnyFrame, raw: bytes, arrival_ms: int) -> None:
@@ -39,6 +41,9 @@ class Follower:
         assert abs(arrival_ms - self.simulator.now().timestamp() * 1000) < 5000
         self.frames.append(frame)
         self._came.set()
+
+    def miss(self, subscriptions: Collection[Subscription], from_ms: int, until_ms: int) -> None:
+        self.losses.append(({one.instrument.token for one in subscriptions}, from_ms, until_ms))
 
     def want(self, *wanted: Subscription) -> None:
         self.wanted = list(wanted)
@@ -76,7 +81,7 @@ async def following(
         options = {"url": simulator.feed.url, "clock": SystemClock(), "timing": timing, **options}
         follower = Follower(simulator, FeedClient(session=signed_in, **options), wanted)
         assert follower.client.health().state == "off"
-        running = asyncio.create_task(follower.client.run(lambda: follower.wanted, follower.take))
+        running = asyncio.create_task(follower.client.run(lambda: follower.wanted, follower.take, follower.miss))
         try:
             yield follower
             assert not running.done()

@@ -99,6 +99,23 @@ async def test_a_storm_of_refusals_does_not_become_a_storm_of_sign_ins():
         assert sign_ins(simulator)[0] <= 9
 
 
+async def test_refreshed_tokens_that_are_refused_again_lead_to_a_sign_in():
+    async with at() as (simulator, clock), session_of(simulator, clock=clock) as session:
+        tokens = await session.tokens()
+        clock.move(hours=2)
+        tokens = await session.renew(tokens)  # it lived for long: a refresh
+        assert sign_ins(simulator) == (1, 1)
+        clock.move(seconds=30)
+        tokens = await session.renew(tokens)  # it did not: a refresh may have come at a bad moment
+        assert sign_ins(simulator) == (1, 2)
+        clock.move(seconds=60)
+        tokens = await session.renew(tokens)
+        assert sign_ins(simulator) == (2, 2)
+        clock.move(hours=2)
+        await session.renew(tokens)  # all is well again
+        assert sign_ins(simulator) == (2, 3)
+
+
 async def test_an_expired_session_is_renewed_under_a_request():
     async with at() as (simulator, clock), session_of(simulator, clock=clock) as session:
         await session.tokens()

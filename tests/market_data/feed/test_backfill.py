@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date, timedelta
+from datetime import date, datetime
 from itertools import pairwise
 
 import pytest
 
 from app.core.clock import SystemClock
-from app.market_data.backfill import SETTLED_MS, SHORTEST_MS, TRIES, Backfill
+from app.market_data.backfill import LONGEST_WAIT, SETTLED_MS, SHORTEST_MS, TRIES, TRY_AGAIN, Backfill
 from app.market_data.leading import Past
-from app.market_data.ports import CandlesUnavailableError, Gap, Instrument
+from app.market_data.ports import Bar, CandlesUnavailableError, Gap, Instrument, Timeframe
 from app.market_data.rows import from_ms
 from tests.market_data.candle_ticks import SHARE, at, tick
 from tests.market_data.feed.kit import Candles, History, bar_of, clock_at, until
@@ -91,7 +91,7 @@ async def test_an_old_gap_is_filled_from_what_is_stored_and_longer_candles_follo
         before.candles.builder.accept(tick(at(f"09:{minute}:30"), (5_000 + minute) * 100))
     await before.written()
     filling = Filling(db, "15:40:00")  # another process, with nothing in memory
-    assert await filling.backfill.fill(Gap(SHARE, at("09:30"), at("09:32"))) == 2
+    assert await filling.backfill.fill(Gap(SHARE, at("09:30"), at("09:32"))) == (2, None)
     stored = await filling.written()
 
     hour = stored["1h", at("09:15")]
@@ -182,26 +182,99 @@ async def test_a_refusal_is_waited_for_and_holds_for_all(bare_db: Db):
     assert filling.backfill.health()["last_error"] is None
 
 
-async def test_what_cannot_be_had_is_given_up(bare_db: Db):
-    filling = Filling(bare_db, "11:00:00", [SHARE])
-    filling.history.errors = [CandlesUnavailableError("not_permitted")]
+async def test_what_is_refused_is_given_up_after_a_few_tries(bare_db: Db):
+    filling = Filling(bare_db, "11:00:00")
+    filling.history.errors = [CandlesUnavailableError("not_permitted") for _ in range(TRIES)]
     filling.backfill.add(Gap(SHARE, at("10:00"), at("10:02")))
     async with filling.running():
-        await until(lambda: filling.backfill.health()["failed"] == 1)
-        filling.history.errors = [CandlesUnavailableError("unreachable", 1.0) for _ in range(TRIES)]
-        filling.backfill.add(Gap(SHARE, at("10:30"), at("10:32")))
         for n in range(TRIES):
-            await until(lambda n=n: len(filling.history.asked) == n + 2)
-            filling.clock.moment += timedelta(seconds=2)
-        await until(lambda: filling.backfill.health()["failed"] == 2)
+            await until(lambda n=n: len(filling.history.asked) == n + 1)
+            filling.clock.move(seconds=TRY_AGAIN * 5)
+        await until(lambda: filling.backfill.health()["failed"] == 1)
 
     assert filling.backfill.health()["waiting"] == 0
+    assert filling.backfill.health()["last_error"] == "not_permitted"
+
+
+async def test_a_history_that_is_away_is_waited_for_while_the_session_is_recent(bare_db: Db):
+    filling = Filling(bare_db, "11:00:00")
+    filling.history.errors = [CandlesUnavailableError("unreachable", 60.0) for _ in range(35)]
+    filling.backfill.add(Gap(SHARE, at("10:00"), at("10:02")))
+    async with filling.running():
+        for n in range(36):
+            await until(lambda n=n: len(filling.history.asked) == n + 1)
+            assert n == 35 or filling.backfill.unfilled_ms() == at("10:00")
+            filling.clock.move(seconds=LONGEST_WAIT)
+        await until(lambda: filling.backfill.health()["filled"] == 2)
+        assert filling.backfill.health()["failed"] == 0
+
+        # Six sessions later nobody asks any more.
+        filling.backfill.add(Gap(SHARE, at("10:00"), at("10:02")))
+        await until(lambda: not filling.backfill.health()["waiting"])
+        filling.clock.moment = from_ms(at("11:00", date(2026, 12, 1)))
+        filling.history.errors = [CandlesUnavailableError("unreachable", 60.0)]
+        filling.backfill.add(Gap(SHARE, at("10:00"), at("10:02")))
+        await until(lambda: filling.backfill.health()["failed"] == 1)
+    assert filling.backfill.unfilled_ms() is None
+
+
+async def test_minutes_that_an_answer_lacks_are_asked_for_again(bare_db: Db):
+    filling = Filling(bare_db, "11:00:00")
+    filling.history.without = {from_ms(at(wall)) for wall in ("10:00", "10:02", "10:03")}
+    filling.backfill.add(Gap(SHARE, at("10:01:30"), at("10:05")))
+    async with filling.running():
+        await until(lambda: filling.backfill.health()["filled"] == 2)
+        assert filling.backfill.unfilled_ms() == at("10:02")
+        filling.clock.move(seconds=TRY_AGAIN)
+        filling.history.without = {from_ms(at("10:02"))}
+        await until(lambda: filling.backfill.health()["filled"] == 3)
+        # What nobody traded is not there, however often it is asked for.
+        filling.clock.move(seconds=TRY_AGAIN * 5)
+        await until(lambda: not filling.backfill.health()["waiting"])
+    assert [(start, end) for _, start, end in filling.history.asked] == [
+        (from_ms(at("10:01")), from_ms(at("10:05"))),
+        (from_ms(at("10:02")), from_ms(at("10:04"))),
+        (from_ms(at("10:02")), from_ms(at("10:03"))),
+    ]
+    assert filling.backfill.health()["failed"] == 0
+
+
+async def test_an_empty_answer_does_not_fill_a_gap(bare_db: Db):
+    filling = Filling(bare_db, "11:00:00")
+    filling.history.without = {from_ms(at("10:00")), from_ms(at("10:01"))}
+    filling.backfill.add(Gap(SHARE, at("10:00"), at("10:02")))
+    async with filling.running():
+        await until(lambda: filling.history.asked)
+        assert filling.backfill.unfilled_ms() == at("10:00")
+        filling.history.without = set()
+        filling.clock.move(seconds=TRY_AGAIN)
+        await until(lambda: filling.backfill.health()["filled"] == 2)
+    assert filling.backfill.unfilled_ms() is None
+
+
+async def test_a_gap_that_grows_while_its_history_fails_stays(bare_db: Db):
+    filling = Filling(bare_db, "11:00:00")
+
+    class Growing(History):
+        async def bars(self, instrument: Instrument, timeframe: Timeframe, start: datetime, end: datetime) -> list[Bar]:
+            if not self.asked:
+                filling.backfill.add(Gap(SHARE, at("09:58"), at("10:01")))
+            return await super().bars(instrument, timeframe, start, end)
+
+    filling.history = filling.backfill._source = Growing()
+    filling.history.errors = [CandlesUnavailableError("unreachable", 60.0)]
+    filling.backfill.add(Gap(SHARE, at("10:00"), at("10:02")))
+    async with filling.running():
+        await until(lambda: filling.backfill.health()["last_error"] == "unreachable")
+        filling.clock.move(seconds=61)
+        await until(lambda: filling.backfill.health()["filled"] == 4)
+    assert filling.backfill.unfilled_ms() is None
 
 
 async def test_a_history_with_nothing_in_it_changes_nothing(bare_db: Db):
     filling = Filling(bare_db, "11:00:00")
 
-    assert await filling.backfill.fill(Gap(SHARE, at("16:00"), at("17:00"))) == 0
+    assert await filling.backfill.fill(Gap(SHARE, at("16:00"), at("17:00"))) == (0, None)
     assert filling.history.asked == []
 
 

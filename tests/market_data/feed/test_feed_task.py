@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from app.market_data.feed_task import OUTAGE_MS, FeedTask
+from app.market_data.feed_task import FeedTask
 from app.market_data.leading import Part, Past
-from app.market_data.ports import FeedHealth, Instrument, Tick
+from app.market_data.ports import FeedHealth, Instrument, Lost, Tick
 from app.market_data.rows import from_ms
 from tests.market_data.candle_ticks import SHARE, at, tick
 from tests.market_data.feed.kit import MarketCalendar, clock_at, until
@@ -25,15 +25,22 @@ class Source:
 
     def __init__(self) -> None:
         self.deliver: Callable[[Sequence[Tick]], None] | None = None
+        self.lost: Lost = lambda *_: None
+        self.sure_until: datetime | None = None
         self.runs = self.wakes = 0
         self.state = "live"
         self.error: Exception | None = None
         self.broken = asyncio.Event()
 
-    async def run(self, wanted: Callable[[], Sequence[Instrument]], deliver: Callable[[Sequence[Tick]], None]) -> None:
+    async def run(
+        self,
+        wanted: Callable[[], Sequence[Instrument]],
+        deliver: Callable[[Sequence[Tick]], None],
+        lost: Lost = lambda *_: None,
+    ) -> None:
         assert list(wanted()) == [SHARE]
         self.runs += 1
-        self.deliver = deliver
+        self.deliver, self.lost = deliver, lost
         try:
             await self.broken.wait()
             assert self.error
@@ -45,7 +52,9 @@ class Source:
         self.wakes += 1
 
     def health(self) -> FeedHealth:
-        return FeedHealth(self.state, connections=1, subscribed=6, frames=42, last_error="unreachable")
+        return FeedHealth(
+            self.state, connections=1, subscribed=6, frames=42, last_error="unreachable", sure_until=self.sure_until
+        )
 
 
 class Noting:
@@ -79,11 +88,12 @@ class Gaps:
     """A `GapKeeper`."""
 
     def __init__(self) -> None:
-        self.outages: list[tuple[int, int]] = []
+        self.outages: list[tuple[int, int, list[Instrument] | None]] = []
         self.unfilled: int | None = None
 
-    def outage(self, start_ms: int, end_ms: int) -> None:
-        self.outages.append((start_ms, end_ms))
+    def outage(self, start_ms: int, end_ms: int, instruments: Sequence[Instrument] | None = None) -> None:
+        if start_ms < end_ms:
+            self.outages.append((start_ms, end_ms, None if instruments is None else list(instruments)))
 
     def unfilled_ms(self) -> int | None:
         return self.unfilled
@@ -92,7 +102,9 @@ class Gaps:
 class Process:
     """What one process has of the feed."""
 
-    def __init__(self, db: Db, clock: StandingClock, name: str = "one", *, run_always: bool = False) -> None:
+    def __init__(
+        self, db: Db, clock: StandingClock, name: str = "one", *, generous: bool = False, run_always: bool = False
+    ) -> None:
         self.db, self.clock, self.source, self.gaps = db, clock, Source(), Gaps()
         self.said: list[str] = []
         self.states: list[str] = []
@@ -101,7 +113,7 @@ class Process:
         self.feed = FeedTask(
             db=db,
             clock=clock,
-            calendar=MarketCalendar(clock),
+            calendar=MarketCalendar(clock, generous=generous),
             holder=name,
             source=self.source,
             wanted=lambda: [SHARE],
@@ -289,30 +301,48 @@ async def test_a_broken_source_is_the_supervisors_affair(bare_db: Db):
     assert not process.feed.leading
 
 
-async def test_outages_are_told(bare_db: Db):
+async def test_outages_are_those_of_connections(bare_db: Db):
     process = Process(bare_db, clock_at("10:00:00"))
     async with process.running():
         await until(lambda: process.runs)
         deliver = process.source.deliver
         assert deliver
-        for ms in (at("10:00:04"), at("10:00:08"), at("10:00:08") + OUTAGE_MS, at("10:02")):
-            deliver([tick(ms, 100_00)])
+        deliver([tick(at("10:00:04"), 100_00)])
+        deliver([tick(at("10:02"), 100_00)])  # two minutes without a trade
+        assert process.gaps.outages == []
+        process.source.lost([SHARE], at("10:01"), at("10:01:30"))  # though others brought ticks all the time
+        assert process.gaps.outages == [(at("10:01"), at("10:01:30"), [SHARE])]
         process.clock.moment = from_ms(at("10:07"))
-    assert process.gaps.outages == [(at("10:00:08") + OUTAGE_MS, at("10:02"))]
     row = await process.row() or {}
     assert row["through"] == from_ms(at("10:02"))  # nothing came since
-    assert row["counters"] == {"received": 4}
+    assert row["counters"] == {"received": 2}
 
-    # A successor tells of what was missed until its own first tick.
-    process.clock.moment = from_ms(at("10:07:20"))
-    another = Process(bare_db, process.clock, "two")
-    async with another.running():
-        await until(lambda: another.runs)
-        assert another.source.deliver
-        another.source.deliver([tick(at("10:07:22"), 100_00)])
-    assert another.parts[0].past is not None
-    assert another.parts[0].past.through == from_ms(at("10:02"))
-    assert another.gaps.outages == [(at("10:06:20"), at("10:07:22"))]
+
+async def test_what_one_connection_misses_is_left_to_the_next_leader(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    async with process.running():
+        await until(lambda: process.runs)
+        assert process.source.deliver
+        process.clock.moment = from_ms(at("10:07"))
+        process.source.sure_until = from_ms(at("10:05"))  # one of two is away
+        process.source.deliver([tick(at("10:07"), 100_00)])
+        await process.feed._save_state()
+        assert (await process.row() or {})["through"] == from_ms(at("10:05"))
+
+
+async def test_while_no_source_runs_all_is_missed(bare_db: Db):
+    process = Process(bare_db, clock_at("10:00:00"))
+    process.source.error, process.source.state = ValueError("the password is wrong"), "refused"
+    async with process.running():
+        await until(lambda: process.runs)
+        process.source.broken.set()
+        await until(lambda: process.feed._refused)
+        process.clock.moment = from_ms(at("10:20"))
+        process.source.broken.clear()
+        process.source.state = "live"
+        process.feed.wake()
+        await until(lambda: process.runs)
+    assert process.gaps.outages == [(at("10:00"), at("10:20"), None)]
 
 
 async def test_after_hours_nothing_is_missed(bare_db: Db):
