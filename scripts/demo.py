@@ -2,8 +2,8 @@
 """The service beside simulated providers: what `scripts/demo` runs. Ctrl-C ends both.
 
 Prices are made up. The exchange of the demo is open around the clock: its calendar is a file in the demo's data folder,
-given to the service by MARKET_CALENDAR_FILE. Of the environment and `.env` only what has nothing to do with Angel One
-is used.
+given to the service by MARKET_CALENDAR_FILE. Of the environment and `.env` only what has nothing to do with the
+providers is used.
 """
 
 import argparse
@@ -21,7 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 from tests.simulators.angel_one import AngelOneSimulator  # noqa: E402 (the path comes first)
 from tests.simulators.angel_one.calendar import write_calendar  # noqa: E402
+from tests.simulators.angel_one.faults import CONTROL, add_options, carry_out  # noqa: E402
 from tests.simulators.angel_one.market import Market  # noqa: E402
+from tests.simulators.coingecko import CoinGeckoSimulator  # noqa: E402
+from tests.simulators.coinmarketcap import CoinMarketCapSimulator  # noqa: E402
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,11 +34,12 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--every", type=float, default=0.5, help="seconds between ticks of an index (default: 0.5)")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "demo", help="the demo's data folder")
+    add_options(parser)
     return parser.parse_args(arguments)
 
 
-def environment(options: argparse.Namespace, simulator: AngelOneSimulator) -> dict[str, str]:
-    """The environment of the service."""
+def environment(options: argparse.Namespace, *providers: dict[str, str]) -> dict[str, str]:
+    """The environment of the service; `providers`: the settings of the simulated ones."""
     calendar = options.data / "market_calendar.json"
     write_calendar(calendar)
     return {
@@ -43,18 +47,22 @@ def environment(options: argparse.Namespace, simulator: AngelOneSimulator) -> di
         "DATA_DIR": str(options.data),
         "MARKET_CALENDAR_FILE": str(calendar),
         "ENVIRONMENT": "development",
-        **simulator.environment(),
+        **{name: value for settings in providers for name, value in settings.items()},
     }
 
 
-def greeting(url: str) -> str:
-    """What to look at."""
+def greeting(url: str, faults: str) -> str:
+    """What to look at; `faults`: where these are ordered."""
     return f"""
 Simulated prices are streaming. Look at
   {url}/docs                                                       everything, to try out
   {url}/api/v1/market-data/latest                                  the newest ticks
   {url}/api/v1/market-data/chart/NIFTY%2050?timeframe=1m&format=html   a chart
-  {url}/health                                                     how the feed does
+  {url}/api/v1/cryptocurrencies/?limit=10                          coins, synced every five minutes
+  {url}/api/v1/cryptocurrencies/BTC/chart?interval=1d&format=html      a year of one
+  {url}/health                                                     how feed and syncs do
+Let something go wrong (and curl -X DELETE the same to end it):
+  curl {faults} -d '{{"fault": "half-open"}}'
 Ctrl-C ends the demo. Its data stay in the demo's folder until you delete it.
 """
 
@@ -64,21 +72,26 @@ async def demo(options: argparse.Namespace) -> int:
     options.data = options.data.resolve()
     options.data.mkdir(parents=True, exist_ok=True)
     market = Market(seed=int(datetime.now(UTC).timestamp()), always=True)
-    async with AngelOneSimulator(market=market, rates={}, instrument_rows=500) as simulator:
+    async with (
+        AngelOneSimulator(market=market, rates={}, instrument_rows=500) as simulator,
+        CoinGeckoSimulator() as gecko,
+        CoinMarketCapSimulator() as cap,
+    ):
         command = ["-m", "uvicorn", "app.main:app", "--host", options.host, "--port", str(options.port)]
         command += ["--ws", "websockets-sansio", "--no-access-log", "--no-proxy-headers", "--no-server-header"]
-        service = await asyncio.create_subprocess_exec(
-            sys.executable, *command, cwd=ROOT, env=environment(options, simulator)
-        )
+        env = environment(options, simulator.environment(), gecko.environment(), cap.environment())
+        service = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, env=env)
         # Ctrl-C reaches the service by itself; a SIGTERM of whoever supervises the demo is passed on.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end, service)
         prices = asyncio.create_task(simulator.stream(every=options.every))
+        faults = asyncio.create_task(carry_out(simulator, options))
         try:
-            sys.stdout.write(greeting(f"http://{options.host}:{options.port}"))
+            sys.stdout.write(greeting(f"http://{options.host}:{options.port}", f"{simulator.rest_url}{CONTROL}"))
             sys.stdout.flush()
             return await service.wait()
         finally:
             prices.cancel()
+            faults.cancel()
             _end(service)
             await service.wait()
 

@@ -108,6 +108,15 @@ class CandlesChanged(Event, frozen=True):
     candles: list[CandleNotice]
 
 
+class CandlesWanted(Event, frozen=True):
+    """A process has clients that listen to candles; it says so again as long as it has. The others send it none."""
+
+    origin: str
+    """The process, as the bus calls it."""
+    symbols: list[str] | None
+    """Of which symbols; None: of all."""
+
+
 class FeedChanged(Event, frozen=True):
     """The live feed of the service is in another state."""
 
@@ -153,6 +162,18 @@ class SignalChanged(Event, frozen=True):
     """The signal as JSON, as its owner gets it on the channel: encoded once, by the process that changed it."""
 
 
+class SignalMade(Event, frozen=True):
+    """The rules made a new signal, of candles that are everybody's to read."""
+
+    symbol: str
+    """As the provider of candles calls it: `RELIANCE.NS`."""
+    timeframe: str
+    seq: int
+    """Orders the signals: microseconds since the epoch, strictly increasing within a process."""
+    body: bytes
+    """The signal as JSON, as clients get it on the channel: encoded once, by the process that made it."""
+
+
 class InstrumentsChanged(Event, frozen=True):
     """There is a newer list of instruments in the database."""
 
@@ -183,11 +204,13 @@ WireEvent = (
     | AlertChanged
     | TicksArrived
     | CandlesChanged
+    | CandlesWanted
     | FeedChanged
     | InstrumentsChanged
     | WatchlistChanged
     | GenerationMade
     | JobChanged
     | SignalChanged
+    | SignalMade
 )
 """The events that travel between processes."""

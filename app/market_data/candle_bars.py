@@ -158,6 +158,11 @@ class CandleBar:
         return 0  # a correction of the provider's
 
     @property
+    def priced(self) -> bool:
+        """Whether it has prices: ticks that are suspect alone make no candle."""
+        return self.last_ms >= 0
+
+    @property
     def count_end(self) -> int:
         """The day's cumulative volume at its end; negative if it is not known."""
         if self.given >= 0:
@@ -196,7 +201,7 @@ class CandleBar:
         divisor, start, end = self.span.divisor, self.span.start, self.span.end
         opened, high, low, closed = (round(price * divisor) for price in given[1:5])
         before = (self.open, self.high, self.low, self.close, self.given, self.source)
-        if not self.ticks:
+        if not self.ticks or not self.priced:
             self.source = BACKFILL
             self.open, self.high, self.low, self.close = opened, high, low, closed
             self.first_ms, self.last_ms = start, end - 1
@@ -268,3 +273,24 @@ class CandleBar:
         bar.volume = bar.rolled_volume = row["volume"]
         bar.revision, bar.source, bar.closed = row["revision"], row["source"], row["closed"]
         return bar
+
+
+class Series:
+    """The candles of one symbol that are in memory."""
+
+    __slots__ = ("bars", "current", "divisor", "floor", "last", "newest", "suspects", "symbol", "top")
+
+    def __init__(self, symbol: str, divisor: int) -> None:
+        self.symbol = symbol
+        self.divisor = divisor
+        self.bars: dict[Timeframe, dict[int, CandleBar]] = {timeframe: {} for timeframe in Timeframe}
+        # The minute that had the last tick, and of each length the candle that was rolled into last.
+        self.last = CandleBar(Span(symbol, Timeframe.M1, 0, 0), 0, known=False)
+        self.current: dict[Timeframe, CandleBar] = {}
+        self.newest: CandleBar | None = None
+        # From here on all minutes that there are are in memory.
+        self.floor = 0
+        # The latest start of each length: a candle beyond it cannot have been stored yet.
+        self.top: dict[Timeframe, int] = {}
+        self.suspects = 0
+        """Suspect ticks in a row."""

@@ -5,7 +5,7 @@ many of them; a query never reads more rows than that.
 """
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from pymongo import DESCENDING
@@ -14,6 +14,7 @@ from app.core.clock import Clock
 from app.core.errors import FieldError, InvalidInputError
 from app.core.market_calendar import IST, MarketCalendar, Session
 from app.core.pagination import Cursor, Page, PageRequest
+from app.market_data.candle_store import BEFORE, STARTS
 from app.market_data.models import CandleDocument
 from app.market_data.ports import Timeframe
 from app.market_data.reading import MarketReading
@@ -26,9 +27,6 @@ Row = dict[str, Any]
 
 MOST_BARS: Final = 5_000
 """Of one chart."""
-BEFORE: Final = timedelta(days=366)
-"""How long before a symbol's first tick its candles are looked for, where nobody says from when: they may be a
-provider's history."""
 _FEWEST: Final = 50
 
 
@@ -44,7 +42,9 @@ class CandleReading:
         now = to_ms(self._clock.now())
         first, newest = (known.first_ms, max(known.newest_ms, now)) if known else (now, now)
         symbol = known.symbol if known else symbol
-        low = to_ms(span.start) if span.start else to_ms(from_ms(first) - BEFORE)
+        low = await self._begin(symbol, first)
+        if span.start:
+            low = max(low, to_ms(span.start))
         top = min(newest, to_ms(span.end)) if span.end else newest
         if page.after:
             top = min(top, page.after.seq - 1)
@@ -56,8 +56,6 @@ class CandleReading:
             rows = await self._between(symbol, timeframe, bottom, top, page.limit + 1 - len(found))
             found += rows
             bars, top = min(bars * (1 if rows else 4), MOST_BARS), bottom - 1
-            if len(found) <= page.limit and not await self._any(symbol, timeframe, low, top):
-                top = low - 1  # a year without candles need not be walked through
         rows = found[: page.limit]
         wires = [candle_of_row(row) for row in rows]
         if len(found) > page.limit:
@@ -83,9 +81,11 @@ class CandleReading:
         symbol = known.symbol if known else symbol
         return symbol, (await self._between(symbol, timeframe, start, end, MOST_BARS))[::-1]
 
-    async def _any(self, symbol: str, timeframe: Timeframe, low: int, high: int) -> bool:
-        query = _query(symbol, timeframe, low, high)
-        return await CandleDocument.get_pymongo_collection().find_one(query, {"_id": 1}) is not None
+    async def _begin(self, symbol: str, first: int) -> int:
+        """From when on there may be candles; milliseconds. `first`: the symbol's first tick."""
+        starts = CandleDocument.get_pymongo_collection().database[STARTS]
+        row = await starts.find_one({"_id": symbol})
+        return to_ms(row["start"] if row else from_ms(first) - BEFORE)
 
     async def _between(self, symbol: str, timeframe: Timeframe, low: int, high: int, most: int) -> list[Row]:
         query = _query(symbol, timeframe, low, high)

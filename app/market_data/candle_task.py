@@ -27,6 +27,10 @@ SHOW_EVERY, STORE_EVERY = 0.25, 1.0
 """Seconds."""
 UNSAVED = timedelta(seconds=15)
 """How much a killed process may have left out of its candles: what it writes every few seconds, and some patience."""
+OUTDATED_SECONDS = 12.0
+"""After so long with a later term's rows in the way this is the leader after all: the lease of the feed is looked at
+every few seconds, and who lost it is ended. The other one got its term late, and did not lead any more."""
+_SHOWN_AT_ONCE = 200
 _TICKS_READ = 5_000
 
 
@@ -53,6 +57,7 @@ class CandleTask:
         store: CandleStore,
         outlet: CandleOutlet,
         wanted: Callable[[], Sequence[Instrument]],
+        outdated_seconds: float = OUTDATED_SECONDS,
     ) -> None:
         self._ticks = db[TickDocument.Settings.name]
         self._clock = clock
@@ -61,6 +66,7 @@ class CandleTask:
         self._store = store
         self._outlet = outlet
         self._wanted = wanted
+        self._outdated_seconds = outdated_seconds
         self._began_ms = 0
         self._past = Past()
         self._recovering: set[str] = set()
@@ -71,6 +77,8 @@ class CandleTask:
         """See `LeaderPart`."""
         self._builder.clear()
         self._store.forget()
+        # Before anything is read: what an earlier process writes from now on does not last.
+        await self._store.lead()
         self._past, self._began_ms = past, self._now()
         self._recovering = {instrument.symbol for instrument in self._wanted()} if past.at else set()
 
@@ -83,24 +91,36 @@ class CandleTask:
         if owned:
             await self.settle()
             await self._store.write(self._builder.remaining(self._now()))
-            self._show()
+            await self._show()
 
     def _now(self) -> int:
         return to_ms(self._clock.now())
 
     async def _look_after(self) -> None:
-        stored = self._clock.monotonic()
+        stored, outdated = self._clock.monotonic(), 0
         while True:
             await self.settle()
-            self._show()
+            await self._show()
+            # Rounds and not seconds are counted: a process that stands still meanwhile learns nothing.
+            outdated = outdated + 1 if self._store.outdated else 0
+            if outdated * SHOW_EVERY > self._outdated_seconds:
+                await self._lead_again()
             if self._clock.monotonic() - stored >= STORE_EVERY:
                 stored = self._clock.monotonic()
                 await self._store.write(self._builder.due(self._now()))
             await asyncio.sleep(SHOW_EVERY)
 
-    def _show(self) -> None:
-        if rows := self._builder.live(self._now(), self._outlet.wants_candles):
-            self._outlet.candles([row.document() for row in rows])
+    async def _lead_again(self) -> None:
+        try:
+            await self._store.lead()
+        except PyMongoError as error:
+            log.debug("candles cannot be written now", error=type(error).__name__)
+
+    async def _show(self) -> None:
+        rows = self._builder.live(self._now(), self._outlet.wants_candles)
+        for start in range(0, len(rows), _SHOWN_AT_ONCE):
+            self._outlet.candles([row.document() for row in rows[start : start + _SHOWN_AT_ONCE]])
+            await asyncio.sleep(0)  # others get their turn in between
 
     async def settle(self) -> None:
         """Join candles that were begun without knowing what is stored of them with that."""

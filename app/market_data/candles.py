@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from app.core.market_calendar import MarketCalendar
-from app.market_data.candle_bars import BACKFILL, MIXED, CandleBar, CandleRow, Span, candle_id
+from app.market_data.candle_bars import BACKFILL, MIXED, CandleBar, CandleRow, Series, Span, candle_id
 from app.market_data.ports import Bar, Gap, Instrument, Quality, Tick, Timeframe
 from app.market_data.rows import to_ms
 
@@ -25,35 +25,19 @@ FORMING_MOST = 150
 """How many of these are written at once, oldest first: closed ones must not wait behind thousands of them."""
 KEEP_MS = 600_000
 """How long closed candles stay in memory."""
+SUSPECTS_MOST = 20
+"""After so many suspect ticks in a row their prices are taken, too: they are all that there is."""
 _DAY_MS = Timeframe.D1.milliseconds
 _CURRENCY = 13
 """The exchange type whose prices have seven decimals."""
-
-
-class _Series:
-    """The candles of one symbol that are in memory."""
-
-    __slots__ = ("bars", "current", "divisor", "floor", "last", "newest", "symbol", "top")
-
-    def __init__(self, symbol: str, divisor: int) -> None:
-        self.symbol = symbol
-        self.divisor = divisor
-        self.bars: dict[Timeframe, dict[int, CandleBar]] = {timeframe: {} for timeframe in Timeframe}
-        # The minute that had the last tick, and of each length the candle that was rolled into last.
-        self.last = CandleBar(Span(symbol, Timeframe.M1, 0, 0), 0, known=False)
-        self.current: dict[Timeframe, CandleBar] = {}
-        self.newest: CandleBar | None = None
-        # From here on all minutes that there are are in memory.
-        self.floor = 0
-        # The latest start of each length: a candle beyond it cannot have been stored yet.
-        self.top: dict[Timeframe, int] = {}
 
 
 class CandleBuilder:
     """Makes the candles of all symbols; for one event loop, without I/O.
 
     Times are those by which ticks are listed (`received_ms`), else the exchange's. Ticks outside of sessions are left
-    out. Suspect ones count, as they do in the store, except for their volume.
+    out. Suspect ones count, as they do in the store, but neither their price nor their volume is taken; one wrong price
+    would be the day's low. Of an instrument that is doubtful itself all are suspect, and taken.
     """
 
     def __init__(self, calendar: MarketCalendar) -> None:
@@ -63,7 +47,7 @@ class CandleBuilder:
 
     def clear(self) -> None:
         """Forget everything: another process made candles meanwhile."""
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, Series] = {}
         self._changed: list[CandleBar] = []
         # Dictionaries for their order: who waits longest comes first.
         self._unsaved: dict[CandleBar, None] = {}
@@ -85,6 +69,18 @@ class CandleBuilder:
             if found is None:
                 return
             series.last = bar = found
+        if tick.quality is not Quality.SUSPECT or tick.instrument.doubtful:
+            series.suspects = 0
+        else:
+            series.suspects += 1
+            if series.suspects <= SUSPECTS_MOST:
+                bar.ticks += 1
+                if bar.priced:
+                    self._mark(bar)
+                return
+        self._take(series, bar, tick, at)
+
+    def _take(self, series: Series, bar: CandleBar, tick: Tick, at: int) -> None:
         price = tick.price if tick.divisor == series.divisor else round(tick.price * series.divisor / tick.divisor)
         if bar.last_ms < 0:
             bar.high = bar.low = price
@@ -110,11 +106,11 @@ class CandleBuilder:
             bar.changed = True
             self._changed.append(bar)
 
-    def _begin(self, symbol: str, divisor: int) -> _Series:
-        series = self._series[symbol] = _Series(symbol, divisor)
+    def _begin(self, symbol: str, divisor: int) -> Series:
+        series = self._series[symbol] = Series(symbol, divisor)
         return series
 
-    def _minute(self, series: _Series, at: int) -> CandleBar | None:
+    def _minute(self, series: Series, at: int) -> CandleBar | None:
         """The minute of `at`, made if need be; None outside of sessions."""
         bounds = self._calendar.bar_at(at, Timeframe.M1.milliseconds)
         if bounds is None:
@@ -126,7 +122,7 @@ class CandleBuilder:
             bar.base = before.count_end if before else 0 if bar.span.start == bar.day else -1
         return bar
 
-    def _new(self, series: _Series, timeframe: Timeframe, start: int, end: int) -> CandleBar:
+    def _new(self, series: Series, timeframe: Timeframe, start: int, end: int) -> CandleBar:
         known = start > series.top.get(timeframe, start)
         return CandleBar(Span(series.symbol, timeframe, start, end, series.divisor), self._day_of(start), known=known)
 
@@ -134,7 +130,7 @@ class CandleBuilder:
         day = self._calendar.bar_at(ms, _DAY_MS)
         return day[0] if day else ms
 
-    def _add(self, series: _Series, bar: CandleBar) -> CandleBar:
+    def _add(self, series: Series, bar: CandleBar) -> CandleBar:
         timeframe, start = bar.span.timeframe, bar.span.start
         series.bars[timeframe][start] = bar
         series.top[timeframe] = max(start, series.top.get(timeframe, start))
@@ -146,7 +142,7 @@ class CandleBuilder:
         self._plan(bar.span.end + (KEEP_MS if bar.closed else CLOSE_AFTER_MS), bar)
         return bar
 
-    def _neighbour(self, series: _Series, bar: CandleBar, *, later: bool) -> CandleBar | None:
+    def _neighbour(self, series: Series, bar: CandleBar, *, later: bool) -> CandleBar | None:
         """The next minute of the same session that there is, before or after; None also if that is not in memory."""
         start = bar.span.start
         others = [
@@ -169,6 +165,8 @@ class CandleBuilder:
             changed, self._changed = self._changed, []
             for bar in changed:
                 bar.changed = False
+                if not bar.priced:
+                    continue
                 series = self._series[bar.span.symbol]
                 volume = bar.traded()
                 if bar is not series.newest:
@@ -184,14 +182,14 @@ class CandleBuilder:
             bar.revision += bar.closed
             self._unsaved[bar] = self._unseen[bar] = None
 
-    def _rebase(self, series: _Series, bar: CandleBar) -> None:
+    def _rebase(self, series: Series, bar: CandleBar) -> None:
         """The minute after `bar` counts its volume from where `bar` ends."""
         after = self._neighbour(series, bar, later=True)
         if after is not None and bar.count_end >= 0 and after.base != bar.count_end:
             after.base = bar.count_end
             self._mark(after)
 
-    def _longer(self, series: _Series, timeframe: Timeframe, minute: CandleBar) -> CandleBar:
+    def _longer(self, series: Series, timeframe: Timeframe, minute: CandleBar) -> CandleBar:
         bar = series.current.get(timeframe)
         at = minute.span.start
         if bar is not None and bar.span.start <= at < bar.span.end and not bar.dropped:
@@ -246,7 +244,8 @@ class CandleBuilder:
                 continue
             if not bar.closed:
                 bar.closed = True
-                self._unsaved[bar] = self._unseen[bar] = None
+                if bar.priced:
+                    self._unsaved[bar] = self._unseen[bar] = None
                 self._plan(bar.span.end + KEEP_MS, bar)
             elif not self._evict(bar):
                 self._plan(now_ms + KEEP_MS, bar)
@@ -262,7 +261,7 @@ class CandleBuilder:
         self._drop(series, bar)
         return True
 
-    def _drop(self, series: _Series, bar: CandleBar) -> None:
+    def _drop(self, series: Series, bar: CandleBar) -> None:
         bar.dropped = True
         if bar.span.timeframe is Timeframe.M1:
             series.floor = max(series.floor, bar.span.end)
@@ -308,7 +307,7 @@ class CandleBuilder:
             bar.revision -= bar.closed
             self._mark(bar)
 
-    def _series_of(self, row: Mapping[str, Any]) -> _Series:
+    def _series_of(self, row: Mapping[str, Any]) -> Series:
         symbol = row["symbol"]
         return self._series.get(symbol) or self._begin(symbol, (row.get("progress") or {}).get("divisor", 100))
 
@@ -337,7 +336,9 @@ class CandleBuilder:
         for timeframe in COARSE:
             for bar in [bar for bar in series.bars[timeframe].values() if bar.day == day]:
                 self._drop(series, bar)
-        minutes = sorted((bar for bar in series.bars[Timeframe.M1].values() if bar.day == day), key=_start)
+        minutes = sorted(
+            (bar for bar in series.bars[Timeframe.M1].values() if bar.day == day and bar.priced), key=_start
+        )
         for minute in minutes:
             for timeframe in COARSE:
                 longer = self._longer(series, timeframe, minute)

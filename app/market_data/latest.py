@@ -3,8 +3,9 @@
 The rows there are what is asked for often and must not grow with the ticks; each also says how many ticks of its symbol
 are stored. They are replaced whole, from memory, a few times a second, after the ticks that they speak of are durable.
 
-When the feed moves to another process both may write for a moment. A row is therefore replaced only if it still is the
-one that was read or written last; else what was added here is added to what is there.
+When the feed moves to another process both may write for a moment, and old ticks that are deleted are taken off the
+counts by whoever deletes them. A row is therefore replaced only if it still is the one that was read or written last;
+else what was added here is added to what is there.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ PATIENCE: Final = 3.0
 _LIVELY_MS: Final = 60_000
 _OPERATIONS: Final = 500
 DUPLICATE_KEY: Final = 11000
+_NEVER: Final = 1 << 62
 
 
 class _Tally(msgspec.Struct):
@@ -63,6 +65,8 @@ class _Symbol(msgspec.Struct):
     """The newest tick that is stored."""
     received_ms: int
     first_ms: int
+    first_saved_ms: int
+    """What the row in the database says of that, as far as is known; `_NEVER` if nothing is."""
     total: _Tally
     saved: _Tally
     """What the row in the database counts, as far as is known."""
@@ -115,7 +119,7 @@ class LatestPrices:
         for row in rows:
             known = self._symbols.get(row.symbol)
             if known is None:
-                known = _Symbol(row.raw, row.received_ms, row.received_ms, _Tally(), _Tally())
+                known = _Symbol(row.raw, row.received_ms, row.received_ms, _NEVER, _Tally(), _Tally())
                 self._symbols[row.symbol] = known
             elif row.received_ms > known.received_ms:
                 known.raw, known.received_ms = row.raw, row.received_ms
@@ -160,11 +164,12 @@ class LatestPrices:
         # Of a row whose answer was lost it is not known what it says.
         if unsure := [name for name in names if self._symbols[name].attempt is not None]:
             await self._merge(unsure)
-        sent = []
+        sent, firsts = [], []
         for name in names:
             symbol = self._symbols[name]
             self._changed.discard(name)
             sent.append((symbol.received_ms, symbol.total.copy()))
+            firsts.append(symbol.first_ms)
         operations = [self._replacement(name, self._symbols[name]) for name in names]
         refused: list[str] = []
         try:
@@ -178,9 +183,10 @@ class LatestPrices:
             for name, attempt in zip(names, sent, strict=True):
                 self._symbols[name].attempt = attempt
             raise
-        for name, (_, counts) in zip(names, sent, strict=True):
+        for name, (_, counts), first_ms in zip(names, sent, firsts, strict=True):
             if name not in refused:
-                self._symbols[name].saved, self._symbols[name].attempt = counts, None
+                symbol = self._symbols[name]
+                symbol.saved, symbol.first_saved_ms, symbol.attempt = counts, first_ms, None
         if refused:
             self._changed.update(refused)
             # Another process's rows, or our own: the driver repeats by itself what a killed database had carried out.
@@ -194,8 +200,11 @@ class LatestPrices:
         received_at = from_ms(symbol.received_ms)
         # Of an older tick, or with counts that are not the known ones, the filter finds nothing; the insertion that is
         # tried then fails on the id.
+        same = {"_id": name, "received_at": {"$lte": received_at}, "stored": symbol.saved.stored}
+        if symbol.first_saved_ms != _NEVER:
+            same["first_at"] = from_ms(symbol.first_saved_ms)
         return ReplaceOne(
-            {"_id": name, "received_at": {"$lte": received_at}, "stored": symbol.saved.stored},
+            same,
             {
                 "schema_version": 1,
                 "token": tick["token"],
@@ -205,8 +214,8 @@ class LatestPrices:
                 "received_at": received_at,
                 "first_at": from_ms(symbol.first_ms),
                 "stored": symbol.total.stored,
-                "by_quality": dict(symbol.total.by_quality),
-                "by_source": dict(symbol.total.by_source),
+                "by_quality": dict(+symbol.total.by_quality),
+                "by_source": dict(+symbol.total.by_source),
             },
             upsert=True,
         )
@@ -235,7 +244,8 @@ class LatestPrices:
             name = row["_id"]
             known = self._symbols.get(name)
             if known is None:
-                self._symbols[name] = _Symbol(bytes(row["tick"].raw), received_ms, first_ms, there, there.copy())
+                raw = bytes(row["tick"].raw)
+                self._symbols[name] = _Symbol(raw, received_ms, first_ms, first_ms, there, there.copy())
                 continue
             if known.attempt == (received_ms, there):
                 known.saved, known.attempt = there, None  # it did arrive
@@ -243,7 +253,10 @@ class LatestPrices:
             total.add(known.total)
             total.add(known.saved, -1)
             known.total, known.saved = total, there
-            known.first_ms = min(known.first_ms, first_ms)
+            # What came here since may be older; if nothing did, what was older there is deleted.
+            came_older = known.first_ms < known.first_saved_ms
+            known.first_ms = min(known.first_ms, first_ms) if came_older else first_ms
+            known.first_saved_ms = first_ms
             if received_ms > known.received_ms:
                 known.raw, known.received_ms = bytes(row["tick"].raw), received_ms
 

@@ -98,6 +98,8 @@ class CandleDocument(Document):
     source: str
     """`ticks`, `backfill` or `mixed`."""
     closed: bool = False
+    term: int = 0
+    """Of the process that wrote it: none of an earlier term may write over it, see `candle_store`."""
     progress: dict[str, int] = {}
     """What is needed to go on with it after a restart, see `candle_bars`."""
 

@@ -1,7 +1,12 @@
-"""Deletes old ticks: a little at a time, oldest first, so that nobody waits for it."""
+"""Deletes old ticks: a little at a time, oldest first, so that nobody waits for it.
+
+What is deleted is taken off what `market_latest` counts. A row there is changed only if nobody else has changed it
+since it was read; the process with the feed, which replaces these rows, does the same (see `latest`).
+"""
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +29,24 @@ MARKS = "market_marks"
 _MARK = "ticks deleted before"
 _RATE = 2
 """Ticks a second that a symbol may have, for a first guess."""
+
+
+_ROUNDS = 20
+"""How often a row is read anew that the feed was quicker to replace."""
+
+
+class _Gone:
+    """What was deleted of one symbol."""
+
+    def __init__(self) -> None:
+        self.stored = 0
+        self.by_quality: Counter[str] = Counter()
+        self.by_source: Counter[str] = Counter()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.stored += 1
+        self.by_quality[str(row.get("data_quality"))] += 1
+        self.by_source[str(row.get("source"))] += 1
 
 
 class TickRetention:
@@ -64,18 +87,64 @@ class TickRetention:
         for low, high, crowded in self._stretches(start, limit):
             # Shorter than it should have to be: how crowded it is shows only afterwards.
             width = _clamp(timedelta(seconds=STEP_ROWS / max(1, symbols * _RATE))) / 4 if crowded else high - low
-            while low < high and self._clock.monotonic() < until:
-                end = min(low + width, high)
-                count = (await self._ticks.delete_many({"received_at": {"$gte": low, "$lt": end}})).deleted_count
-                deleted, low = deleted + count, end
-                if crowded:
-                    width = _next_width(width, count)
-                await asyncio.sleep(self._pause)
+            gone: dict[str, _Gone] = {}
+            try:
+                while low < high and self._clock.monotonic() < until:
+                    end = min(low + width, high)
+                    count = await self._delete(low, end, gone)
+                    deleted, low = deleted + count, end
+                    if crowded:
+                        width = _next_width(width, count)
+                    await asyncio.sleep(self._pause)
+            finally:
+                await self._take_off(gone, low)
             await self._mark(low)
             if low < high:
                 break
+        else:
+            await self._raise_first(limit)
         if deleted:
             log.info("old ticks are deleted", ticks=deleted)
+
+    async def _delete(self, low: datetime, end: datetime, gone: dict[str, _Gone]) -> int:
+        match = {"received_at": {"$gte": low, "$lt": end}}
+        rows = await self._ticks.find(match, {"_id": 0, "symbol": 1, "data_quality": 1, "source": 1}).to_list()
+        if not rows:
+            return 0
+        count = (await self._ticks.delete_many(match)).deleted_count
+        for row in rows:
+            if isinstance(symbol := row.get("symbol"), str):
+                gone.setdefault(symbol, _Gone()).add(row)
+        return count
+
+    async def _take_off(self, gone: Mapping[str, _Gone], first: datetime) -> None:
+        """Take what was deleted off the counts; nothing is left from before `first`."""
+        for symbol, less in gone.items():
+            for _ in range(_ROUNDS):
+                row = await self._latest.find_one({"_id": symbol}, {"tick": 0})
+                if row is None:
+                    break
+                left = {
+                    "stored": max(0, row["stored"] - less.stored),
+                    "by_quality": _less(row["by_quality"], less.by_quality),
+                    "by_source": _less(row["by_source"], less.by_source),
+                    "first_at": max(row["first_at"], min(first, row["received_at"])),
+                }
+                if await self._change(row, left):
+                    break
+            else:
+                log.warning("deleted ticks are still counted", symbol=symbol, ticks=less.stored)
+
+    async def _raise_first(self, first: datetime) -> None:
+        """Of symbols, too, of which nothing was left to delete."""
+        for row in await self._latest.find({}, {"tick": 0}).to_list():
+            if row["first_at"] < (raised := min(first, row["received_at"])):
+                await self._change(row, {"first_at": raised})
+
+    async def _change(self, row: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+        """Change the row that was read, if nobody has since; says whether."""
+        same = {name: row[name] for name in ("_id", "stored", "received_at", "first_at")}
+        return (await self._latest.update_one(same, {"$set": dict(fields)})).matched_count == 1
 
     async def _oldest(self) -> tuple[datetime | None, int]:
         """From when on there may be ticks, and of how many symbols."""
@@ -107,6 +176,10 @@ class TickRetention:
         session = self._calendar.session_of(moment.astimezone(IST).date())
         windows = session.windows if session else ()
         return next(window.closes for window in windows if moment in window)
+
+
+def _less(counts: Mapping[str, int], deleted: Mapping[str, int]) -> dict[str, int]:
+    return {name: left for name, count in counts.items() if (left := count - deleted.get(name, 0)) > 0}
 
 
 def _next_width(width: timedelta, deleted: int) -> timedelta:

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 ROUNDS: Final = 20
 """How often a row is placed anew until it is given up; each time another process was quicker."""
+SAVES: Final = 5
+"""How often it is tried to save what is counted, when rows have come back from the spill."""
 _FULL: Final = 0.8
 """Filled to this share, the buffer's older half goes to the spill."""
 _T = TypeVar("_T")
@@ -62,13 +64,13 @@ class TickStore:
         counters: Counters,
         spill: Spill,
         on_stored: Callable[[Sequence[EncodedRow], bool], None],
-        on_drained: Callable[[], Awaitable[object]],
+        on_drained: Callable[[], Awaitable[bool]],
         bounds: SinkBounds | None = None,
     ) -> None:
         """`on_stored` is told of rows once they are durable, and whether they are new there (True) or were before.
 
-        `on_drained` is awaited after each batch from the spill, to save what is counted: nobody finds these old rows
-        uncounted later. A process that ends in between leaves one batch uncounted at most.
+        `on_drained` is awaited after each batch from the spill, to save what is counted, and says whether that is done:
+        nobody finds these old rows uncounted later. A process that ends in between leaves one batch uncounted at most.
         """
         self._collection = collection
         self._placing = Placing(collection)
@@ -255,7 +257,9 @@ class TickStore:
                 rows = await self._attempt(rows)
                 self._from_spill = (batch, rows)
             if not rows:
-                await self._on_drained()
+                for _ in range(SAVES):  # where another process has the feed it counts, too, and both have their turn
+                    if await self._on_drained():
+                        break
                 await self._on_disk(self._spill.done, batch)
                 self._from_spill = None
                 self._counters.drained += len(batch.rows)

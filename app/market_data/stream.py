@@ -2,11 +2,13 @@
 
 The process that runs the feed hands in what arrived. Where other processes may listen, all ticks of one turn of the
 event loop become one event, encoded once; each process gives what it hears to its own hub, through its own pacer.
-Where nobody listens nothing is encoded at all.
+Where nobody listens nothing is encoded at all. Candles, which are many, go to others only where these have said that
+somebody listens there (`listening`).
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +19,7 @@ from app.core.clock import Sequence as Numbers
 from app.core.events import CandleNotice, CandlesChanged, TickNotice, TicksArrived
 from app.core.hub import Hub
 from app.core.outbox import Channel
+from app.market_data.listening import CandleListening
 from app.market_data.pacer import Paced, Pacer
 from app.market_data.ports import Tick, Timeframe
 from app.market_data.rows import SOURCE, RowMaker
@@ -26,6 +29,8 @@ EVENT_BYTES: Final = 256 * 1024
 """Of JSON in one event: the bus carries a megabyte, and one event should not hold up the others."""
 FORMING_SECONDS: Final = 0.25
 """How often the state of candles is told that are not closed yet."""
+SLICE: Final = 100
+"""Candles that are encoded in one turn of the event loop: 3 ms or so."""
 MOST_SYMBOLS: Final = 10_000
 """Whose newest tick is remembered: more than any feed can subscribe to."""
 
@@ -48,6 +53,7 @@ class TickStream:
         self._candles_at = clock.monotonic()
         self._newest: dict[str, tuple[int, Tick | bytes]] = {}
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
+        self._listening = CandleListening(hub=hub, bus=bus, clock=clock, symbols=self.symbols)
         bus.subscribe(TicksArrived, self.on_ticks)
         bus.subscribe(CandlesChanged, self.on_candles)
 
@@ -64,7 +70,7 @@ class TickStream:
 
     def wants_candles(self, symbol: str, _timeframe: Timeframe | None = None) -> bool:
         """Whether anybody may be listening to candles of `symbol`; others need not be handed in."""
-        return self._bus.has_peers or self._hub.listeners(Channel.CANDLES, symbol) > 0
+        return self._hub.listeners(Channel.CANDLES, symbol) > 0 or self._listening.elsewhere(symbol)
 
     def candles(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take documents of `candles` that are new or changed; never waits, never raises.
@@ -85,6 +91,7 @@ class TickStream:
 
     def close(self) -> None:
         """Forget what waits."""
+        self._listening.close()
         self._pacer.close()
         self._ticks.clear()
         self._candles.clear()
@@ -150,24 +157,26 @@ class TickStream:
             self._candle_timer.cancel()
             self._candle_timer = None
         self._candles_at = self._clock.monotonic()
-        rows, self._candles = self._candles, {}
-        peers = self._bus.has_peers
-        if not peers and not self._hub.heard(Channel.CANDLES):
-            return
-        notices = [
-            CandleNotice(row["symbol"], key, row["closed"], self._numbers.next(), encoded(candle_of_row(row)))
-            for key, row in rows.items()
-        ]
-        if not peers:
-            self.on_candles(CandlesChanged(notices))
-            return
-        for some in _portions(notices):
+        here, elsewhere = list[CandleNotice](), list[CandleNotice]()
+        for key in list(islice(self._candles, SLICE)):
+            row = self._candles.pop(key)
+            symbol = row["symbol"]
+            notices = elsewhere if self._listening.elsewhere(symbol) else here
+            if notices is elsewhere or self._hub.listeners(Channel.CANDLES, symbol):
+                body = encoded(candle_of_row(row))
+                notices.append(CandleNotice(symbol, key, row["closed"], self._numbers.next(), body))
+        if here:
+            self.on_candles(CandlesChanged(here))
+        for some in _portions(elsewhere):
             self._bus.announce(CandlesChanged(some))
+        if self._candles:  # others get their turn in between
+            self._candle_timer = asyncio.get_running_loop().call_later(0, self._flush_candles)
 
     # From everybody to the clients here
 
     def on_ticks(self, event: TicksArrived) -> None:
         """Give ticks of whichever process to the clients of this one."""
+        self._listening.watch()
         offer = self._pacer.offer
         for symbol, ms, seq, body, late in event.ticks:
             self._remember(symbol, ms, body)

@@ -86,19 +86,36 @@ class UniqueTicks:
         repeats: list[Any] = []
         clashes: list[Any] = []
         rows = unusable = 0
-        before: Row | None = None
+        place: tuple[str, datetime] | None = None
+        together: list[Any] = []
         async for row in self._in_order({"_id": 1, "symbol": 1, "received_at": 1}):
             rows += 1
             if rows % _TELL_EVERY == 0:
                 self._tell(f"{rows:,} rows looked at")
             if not _usable(row):
                 unusable += 1
-            elif before and (before["symbol"], before["received_at"]) == (row["symbol"], row["received_at"]):
-                same = await self._says_the_same(before["_id"], row["_id"])
-                (repeats if same else clashes).append(row["_id"])
-            else:
-                before = row
+                continue
+            if place != (row["symbol"], row["received_at"]):
+                await self._compare(together, repeats, clashes)
+                place, together = (row["symbol"], row["received_at"]), []
+            together.append(row["_id"])
+        await self._compare(together, repeats, clashes)
         return Found(rows, repeats, clashes, unusable)
+
+    async def _compare(self, ids: list[Any], repeats: list[Any], clashes: list[Any]) -> None:
+        """Of rows of one symbol at one time: which say what another one says, and which something of their own."""
+        if len(ids) < 2:
+            return
+        kept: list[Row] = []
+        for row_id in sorted(ids, key=str):
+            row = await self._ticks.find_one({"_id": row_id}) or {}
+            says = {name: row[name] for name in row.keys() - _ABOUT_STORING}
+            if says in kept:
+                repeats.append(row_id)
+                continue
+            if kept:
+                clashes.append(row_id)
+            kept.append(says)
 
     async def forget(self) -> None:
         """Leave the collection as it was before `look`."""
@@ -129,13 +146,8 @@ class UniqueTicks:
             await self._ticks.drop_index(_HELPER)
 
     async def _in_order(self, fields: Row) -> AsyncIterator[Row]:
-        async for row in self._ticks.find({}, fields).sort([("symbol", 1), ("received_at", 1), ("_id", 1)]):
+        async for row in self._ticks.find({}, fields).sort([("symbol", 1), ("received_at", 1)]):
             yield row
-
-    async def _says_the_same(self, one: Any, other: Any) -> bool:
-        rows = [await self._ticks.find_one({"_id": row_id}) or {} for row_id in (one, other)]
-        first, second = ({name: row[name] for name in row.keys() - _ABOUT_STORING} for row in rows)
-        return first == second
 
     async def _move(self, row_id: Any) -> int:
         """Give a row the next free millisecond; 1 if it was moved."""

@@ -4,12 +4,13 @@ from datetime import date
 from decimal import Decimal
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.market_data.candles import FORMING_MOST, KEEP_MS, CandleBuilder, CandleRow
-from app.market_data.ports import Bar, Gap, Quality, Tick, Timeframe
+from app.market_data.candles import FORMING_MOST, KEEP_MS, SUSPECTS_MOST, CandleBuilder, CandleRow
+from app.market_data.ports import Bar, Gap, Instrument, Quality, Tick, Timeframe
 from app.market_data.rows import from_ms
 from tests.market_data.candle_ticks import (
     NEVER,
@@ -284,7 +285,51 @@ def test_a_correction_is_no_new_beginning():
 def test_a_suspect_tick_does_not_count_volume():
     wrong = tick(at("09:16:10"), 1, 9_999_999, quality=Quality.SUSPECT)
 
-    assert volumes(tick(at("09:15:20"), 1, 5_000), wrong, tick(at("09:17"), 1, 5_100)) == [5_000, 0, 100]
+    assert volumes(tick(at("09:15:20"), 1, 5_000), wrong, tick(at("09:17"), 1, 5_100)) == [5_000, 100]
+    others = tick(at("09:15:20"), 1, 5_000), tick(at("09:16:20"), 1, 5_020)
+    assert volumes(others[0], wrong, others[1], tick(at("09:17"), 1, 5_100)) == [5_000, 20, 80]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_suspect_price_is_in_no_candle_but_counts(place: int):
+    """Wherever it comes: first of all, first of its minute, in the middle, last."""
+    ticks = [tick(at(f"09:16:{second}"), price) for second, price in ((10, 100_00), (20, 103_00), (30, 101_00))]
+    ticks.insert(place, tick(at(f"09:16:{5 + 10 * place:02}"), 1, quality=Quality.SUSPECT))
+    builder = CandleBuilder(calendar())
+    for one in ticks:
+        builder.accept(one)
+        builder.live(one.received_ms)  # what is longer follows at once
+
+    found = {row[:4] + row[5:] for row in map(figures, finished(builder).values())}
+    assert found == {(100, 103, 100, 101, 4)}
+
+
+def test_a_minute_of_suspect_ticks_alone_is_none():
+    builder = CandleBuilder(calendar())
+    builder.accept(tick(at("09:15:10"), 100_00))
+    builder.accept(tick(at("09:16:10"), 1, quality=Quality.SUSPECT))
+    builder.restore([], builder.unknown())
+    assert {row.low for row in builder.live(NEVER)} == {100}
+    assert (Timeframe.M1, at("09:16")) not in finished(builder)
+    # The provider's history fills it.
+    gap = Gap(SHARE, at("09:15:30"), at("09:18"))
+    assert builder.backfill(SHARE, [minute("09:16", (100, 110, 90, 105), 300)], gap) == 1
+    filled = finished(builder)[Timeframe.M1, at("09:16")]
+    assert (filled.low, filled.source) == (90, "backfill")
+
+
+def test_where_nothing_but_suspect_ticks_come_they_are_taken():
+    def low(instrument: Instrument, count: int) -> float | None:
+        builder = CandleBuilder(calendar())
+        for number in range(count):
+            builder.accept(tick(at("09:16:10") + number, 99_00, instrument=instrument, quality=Quality.SUSPECT))
+        row = finished(builder).get((Timeframe.D1, at("09:15")))
+        return row and row.low
+
+    assert low(SHARE, SUSPECTS_MOST) is None
+    assert low(SHARE, SUSPECTS_MOST + 1) == 99
+    # What another instrument's token brings is suspect as a whole.
+    assert low(msgspec.structs.replace(SHARE, doubtful=True), 1) == 99
 
 
 def test_ticks_without_volume_have_none():

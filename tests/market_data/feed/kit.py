@@ -49,14 +49,19 @@ class Candles:
     def __init__(self, db: Db, clock: StandingClock) -> None:
         self.db, self.clock, self.calendar = db, clock, MarketCalendar(clock)
         self.builder, self.store, self.shown = CandleBuilder(self.calendar), CandleStore(db), Shown()
-        self.task = CandleTask(
-            db=db,
-            clock=clock,
+        self.task = self.make_task()
+
+    def make_task(self, **more: Any) -> CandleTask:
+        """Of these parts."""
+        return CandleTask(
+            db=self.db,
+            clock=self.clock,
             calendar=self.calendar,
             builder=self.builder,
             store=self.store,
             outlet=self.shown,
             wanted=lambda: [SHARE],
+            **more,
         )
 
     async def stored(self) -> dict[tuple[str, int], dict[str, Any]]:
@@ -78,6 +83,8 @@ class History:
         self.asked: list[tuple[str, datetime, datetime]] = []
         self.times: list[float] = []
         self.errors: list[CandlesUnavailableError] = []
+        self.without: set[datetime] = set()
+        """Minutes that it does not have."""
 
     async def bars(self, instrument: Instrument, timeframe: Timeframe, start: datetime, end: datetime) -> list[Bar]:
         assert timeframe is Timeframe.M1
@@ -87,7 +94,8 @@ class History:
             raise self.errors.pop(0)
         made: list[Bar] = []
         while start < end:
-            made.append(bar_of(start))
+            if start not in self.without:
+                made.append(bar_of(start))
             start += timedelta(minutes=1)
         return made
 

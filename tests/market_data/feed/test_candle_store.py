@@ -1,5 +1,6 @@
 """Candles in a real database, which may be away."""
 
+import asyncio
 import time
 from contextlib import suppress
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
-from app.market_data.candle_store import CandleStore
+from app.market_data.candle_store import BEFORE, STARTS, CandleStore
 from app.market_data.candles import CandleRow
 from app.market_data.ports import Timeframe
+from app.market_data.rows import from_ms
 from tests.market_data.candle_ticks import at, calendar, finished, tick
 from tests.market_data.feed.kit import CandleBuilder
 from tests.support.mongodb import OPTIONS, Db, server_port, through
@@ -54,6 +56,60 @@ async def test_a_candle_has_one_row_its_newest_state(db: Db):
 
     [row] = await db["candles"].find({"timeframe": "1m"}).to_list()
     assert (row["ticks"], row["close"], row["closed"], row["source"]) == (2, 120, True, "ticks")
+
+
+async def test_who_wakes_up_in_anothers_term_overwrites_nothing(db: Db):
+    stopped, leader = CandleStore(db), CandleStore(db)
+    await stopped.lead()
+    await stopped.write(rows("10:00"))
+    await leader.lead()
+    await leader.write(rows("10:00", "10:00:30", price=120_00))
+    assert not await stopped.write(rows("10:00", price=90_00))
+    assert stopped.outdated
+    assert not await stopped.write(rows("10:05"))
+
+    found = {row["timeframe"]: row for row in await db["candles"].find({}).to_list()}
+    assert {row["ticks"] for row in found.values()} == {2}
+    assert {row["close"] for row in found.values()} == {120}
+    # In a term of its own it goes on.
+    await stopped.lead()
+    assert await stopped.write()
+    assert not await leader.write(rows("10:05", "10:05:01"))
+    assert (await db["candles"].find_one({"_id": f"SBIN-EQ|1m|{at('10:05')}"}) or {})["ticks"] == 1
+
+
+async def test_terms_of_two_at_once_differ_and_rows_without_one_are_the_oldest(db: Db):
+    await db["candles"].insert_many([row.document() for row in rows("10:00")])
+    stores = [CandleStore(db) for _ in range(4)]
+    await asyncio.gather(*(store.lead() for store in stores))
+    for store in stores:
+        await store.write(rows("10:00"))
+    # The one of the last term wrote, whenever its turn was, and those before it in turn.
+    assert {row["term"] for row in await db["candles"].find({}).to_list()} == {4}
+    assert sum(not store.outdated for store in stores) >= 1
+
+
+async def test_it_is_kept_when_the_candles_of_a_symbol_begin(db: Db):
+    async def begin() -> list[dict[str, Any]]:
+        return await db[STARTS].find({}).to_list()
+
+    store = CandleStore(db)
+    await store.write(rows("10:20", "10:40"))
+    at_first = await begin()
+    assert at_first == [{"_id": "SBIN-EQ", "start": from_ms(at("09:15"))}]  # the day's
+    another = CandleStore(db)
+    await another.write([row for row in rows("10:20") if row.timeframe is M1])
+    assert await begin() == at_first
+    await another.write([row._replace(start_ms=row.start_ms - 86_400_000) for row in rows("10:20")])
+    assert await begin() == [{"_id": "SBIN-EQ", "start": from_ms(at("09:15") - 86_400_000)}]
+
+
+async def test_candles_from_before_that_was_kept_are_not_forgotten(db: Db):
+    """By a version that did not keep it."""
+    first = from_ms(at("09:15") - 40 * 86_400_000)
+    await db["market_latest"].insert_one({"_id": "SBIN-EQ", "first_at": first})
+    await CandleStore(db).write(rows("10:20"))
+    assert await db[STARTS].find({}).to_list() == [{"_id": "SBIN-EQ", "start": first - BEFORE}]
 
 
 async def test_hundreds_of_ids_are_read_in_steps(bare_db: Db):

@@ -121,3 +121,40 @@ async def test_a_symbol_that_is_to_be_completed_waits_for_it(db: Db):
     async with under_way(candles):
         await until(lambda: candles.shown.rows)
     assert candles.shown.rows[f"{SHARE.symbol}|1m|{at('10:00')}"]["ticks"] == 1
+
+
+async def test_what_a_stopped_leader_still_has_does_not_replace_what_the_next_one_wrote(db: Db):
+    """Stopped in the middle of a minute, and woken up when another process had finished it."""
+    clock = clock_at("10:00:30")
+    stopped, leader = Candles(db, clock), Candles(db, clock)
+    await stopped.task.begin(Past())
+    stopped.builder.accept(tick(at("10:00:10"), 100_00))
+    await stopped.task.settle()
+    await leader.task.begin(Past())
+    for one in (tick(at("10:00:10"), 100_00), tick(at("10:00:50"), 300_00)):
+        leader.builder.accept(one)
+    await leader.task.finish(owned=True)
+    async with under_way(stopped):
+        await until(lambda: stopped.shown.rows)
+        clock.move(seconds=60)
+        await until(lambda: stopped.builder.health()["unsaved"] == 0)
+        await until(lambda: stopped.store.outdated)
+    assert {row["ticks"] for row in (await leader.stored()).values()} == {2}
+
+
+async def test_a_leader_whose_term_was_overtaken_gets_another(db: Db):
+    """By a process that was stopped between the lease and its term."""
+    clock = clock_at("10:00:30")
+    candles, late = Candles(db, clock), Candles(db, clock)
+    candles.task = candles.make_task(outdated_seconds=0.3)
+    async with running(candles):
+        await late.task.begin(Past())
+        late.builder.accept(tick(at("10:00:29"), 90_00))
+        await late.task.finish(owned=True)
+        candles.builder.accept(tick(at("10:00:29"), 100_00))
+        clock.move(seconds=1)
+        await until(lambda: candles.store.outdated)
+        await until(lambda: not candles.store.outdated)
+        clock.move(seconds=1)
+        await until(lambda: candles.store.health()["waiting"] == 0)
+    assert {row["term"] for row in (await candles.stored()).values()} == {3}

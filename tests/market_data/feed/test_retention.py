@@ -1,13 +1,17 @@
 """Old ticks go, a few at a time; nothing else does."""
 
-from datetime import date
+import asyncio
+from datetime import date, datetime
 from typing import Any
 
+from bson import ObjectId
 from pymongo import AsyncMongoClient, monitoring
 
+from app.core.market_calendar import IST
+from app.market_data.latest import LatestPrices
 from app.market_data.models import LatestDocument, TickDocument
 from app.market_data.retention import STEP_ROWS, TickRetention
-from app.market_data.rows import from_ms
+from app.market_data.rows import encode, from_ms
 from tests.market_data.candle_ticks import SHARE, at, tick
 from tests.market_data.feed.kit import MarketCalendar, clock_at, tick_rows
 from tests.support.mongodb import OPTIONS, Db
@@ -39,7 +43,11 @@ async def fill(db: Db, *starts: int, count: int, every: int = 100) -> None:
     for number, row in enumerate(rows):
         row["_id"] = number
     await db[TickDocument.Settings.name].insert_many(rows)
-    await db[LatestDocument.Settings.name].insert_one({"_id": SHARE.symbol, "first_at": from_ms(min(starts))})
+    newest = max(row["received_at"] for row in rows)
+    counts = {"stored": len(rows), "by_quality": {"good": len(rows)}, "by_source": {"angel_one": len(rows)}}
+    await db[LatestDocument.Settings.name].insert_one(
+        {"_id": SHARE.symbol, "first_at": from_ms(min(starts)), "received_at": newest, "tick": rows[-1], **counts}
+    )
 
 
 def retention(db: Db, days: int | None, *, after_hours: bool = False) -> TickRetention:
@@ -103,3 +111,51 @@ async def test_without_a_number_of_days_or_without_ticks_nothing_happens(db: Db)
     await fill(db, at("10:00", date(2020, 1, 1)), count=3)
     await retention(db, None).expire()
     assert len(await left(db)) == 3
+
+
+async def test_what_is_deleted_is_not_counted_any_more_whoever_writes_the_counts(db: Db):
+    """The process with the feed replaces the same rows, before and after."""
+    clock = clock_at("20:00:00")
+    old = tick_rows(tick(at("15:10", WEDNESDAY) + n * 100, 100_00 + n) for n in range(40))
+    new = tick_rows(tick(at("15:10", FRIDAY) + n * 100, 100_00 + n) for n in range(5))
+    for row in [*old, *new]:
+        row["_id"] = ObjectId()
+    for row in old[:10]:
+        row |= {"data_quality": "suspect", "source": "import"}
+    feed = LatestPrices(db, clock)
+    await db["market_data"].insert_many([*old, *new[:4]])
+    feed.note_stored([encode(row) for row in [*old, *new[:3]]])
+    assert await feed.save()
+    feed.note_stored([encode(new[3])])  # not saved yet, while the others are deleted
+    await retention(db, 1).expire()
+
+    [row] = await db["market_latest"].find({}).to_list()
+    assert (row["stored"], row["by_quality"], row["by_source"]) == (3, {"good": 3}, {"angel_one": 3})
+    first = datetime(2026, 11, 19, tzinfo=IST)
+    assert row["first_at"] == first
+    for _ in range(2):
+        await feed.save()
+    feed.note_stored([encode(new[4])])
+    for _ in range(2):
+        await feed.save()
+    [row] = await db["market_latest"].find({}).to_list()
+    assert (row["stored"], row["by_quality"], row["by_source"]) == (5, {"good": 5}, {"angel_one": 5})
+    assert row["first_at"] == first
+
+
+async def test_who_saves_between_two_deletions_loses_nothing(db: Db):
+    feed = LatestPrices(db, clock_at("20:00:00"))
+    day = [tick(at("15:10", FRIDAY) + n * 100, 100_00 + n) for n in range(60)]
+    await fill(db, at("15:10", WEDNESDAY), count=1_000)
+    await feed.load()
+
+    async def save() -> None:
+        for row in tick_rows(day):
+            feed.note_stored([encode(row)])
+            await feed.save()
+
+    await asyncio.gather(retention(db, 1).expire(), save())
+    while not await feed.save():
+        pass
+    [row] = await db["market_latest"].find({}).to_list()
+    assert (row["stored"], row["by_quality"]) == (60, {"good": 60})

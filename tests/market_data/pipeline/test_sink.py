@@ -393,3 +393,22 @@ async def test_from_the_feed_to_the_rows_through_a_day_of_trouble(
     assert first.counters.lost == second.counters.lost == 0
     missing = sum(by_symbol(heard).values()) - sum((await counts_of(db)).values())
     assert missing == 0 if calm else 0 <= missing <= 250
+
+
+async def test_a_process_without_the_feed_counts_what_it_brings_back(make: Make, db: Database) -> None:
+    """What a dead process left on the disk: whoever looks first stores it, beside what the leader has counted."""
+    leader, dead = make(), make()
+    leader.start()
+    leader.store.offer(rows_of(several(100)))
+    await until(lambda: leader.counters.stored == 100)
+    assert await leader.latest.save()
+    dead.spill.append([encode(row).raw for row in rows_of(several(60, 100))])
+    dead.spill.close()
+    await leader.stop(1.0)
+
+    other = make()
+    work = asyncio.create_task(other.store.run())  # its newest rows are saved by nothing else: it does not lead
+    await until(lambda: other.counters.drained == 60)
+    work.cancel()
+    await asyncio.wait([work])
+    assert await counts_of(db) == {NIFTY.symbol: 80, BANK.symbol: 80}

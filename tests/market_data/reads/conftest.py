@@ -3,8 +3,8 @@
 import os
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -35,6 +35,8 @@ class Queries(monitoring.CommandListener):
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
+        self.lows: list[datetime] = []
+        """From when on each query for candles asked."""
         self.hints = 0
         self._asked: dict[int, str] = {}
 
@@ -43,6 +45,9 @@ class Queries(monitoring.CommandListener):
             self._asked[event.request_id] = collection
             self.count[collection] += 1
             self.hints += "hint" in event.command
+            bounds = (event.command.get("filter") or {}).get("start")
+            if isinstance(bounds, Mapping):
+                self.lows.append(min(bounds.values()))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         if collection := self._asked.pop(event.request_id, ""):
@@ -55,6 +60,7 @@ class Queries(monitoring.CommandListener):
         """Begin again."""
         self.count.clear()
         self.rows.clear()
+        self.lows.clear()
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,13 @@ import pytest
 from app.core.figures import Theme
 from app.core.market_calendar import DAY, MarketCalendar
 from app.market_data.candle_reading import MOST_BARS
+from app.market_data.candle_store import STARTS
 from app.market_data.charts import ChartBar, candle_chart
 from app.market_data.models import DOCUMENTS
 from app.market_data.ports import Timeframe
 from app.market_data.rows import to_ms
 from app.market_data.schemas import Candle, MarketStatus, Statistics
+from tests.market_data.reads.conftest import Queries
 from tests.market_data.reads.kit import FRIDAY_OPEN, SESSION, SUNDAY, Reads, Row, SetClock, candle_row
 
 NIFTY = "NIFTY 50"
@@ -67,6 +69,33 @@ async def test_candles_within_a_stretch(filled: Reads, bars: dict[Timeframe, lis
         name: stored[name] for name in ("open", "high", "low", "close", "volume")
     }
     assert set(newest) == set(Candle.model_fields)
+
+
+async def test_a_missing_minute_costs_no_look_at_all_that_is_older(filled: Reads, queries: Queries) -> None:
+    """The embedded database pays for each row that a query matches: all the rest of the day would be one."""
+    hole = {"_id": f"{NIFTY}|1m|{to_ms(FRIDAY_OPEN + timedelta(minutes=360))}"}
+    [missing] = await filled.db["candles"].find(hole).to_list()
+    await filled.db["candles"].delete_one(hole)
+    queries.forget()
+    found = await filled.get(f"/candles/{NIFTY}", limit=50)
+    await filled.db["candles"].insert_one(missing)
+
+    assert len(found) == 50
+    assert min(queries.lows) > FRIDAY_OPEN + timedelta(hours=4)
+
+
+async def test_where_candles_begin_a_page_ends(filled: Reads, queries: Queries) -> None:
+    starts = filled.db[STARTS]
+    await starts.insert_one({"_id": "SPARSE", "start": FRIDAY_OPEN})
+    queries.forget()
+    try:
+        assert await filled.get("/candles/SPARSE", limit=50) == []
+        assert queries.count["candles"] <= 3
+        queries.forget()
+        assert await filled.get("/candles/SPARSE", limit=50, start="1990-01-01T00:00:00Z") == []
+        assert queries.count["candles"] <= 3
+    finally:
+        await starts.delete_many({})
 
 
 async def test_timeframes_are_those_of_the_contract(filled: Reads) -> None:

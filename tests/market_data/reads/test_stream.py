@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pytest
 from app.core.bus import Bus, NullTransport
 from app.core.bus_loopback import LoopbackTransport
 from app.core.clock import SystemClock
-from app.core.events import TickNotice, TicksArrived
+from app.core.events import CandlesChanged, TickNotice, TicksArrived
 from app.core.hub import Hub
 from app.core.outbox import Channel, Subscriber
+from app.market_data.listening import KEEP_SECONDS, LOOK_SECONDS, MOST_NAMED
 from app.market_data.pacer import WRITE_SECONDS, Paced, Pacer
 from app.market_data.ports import Timeframe
 from app.market_data.rows import from_ms, to_ms
 from app.market_data.schemas import Candle, MarketTick
-from app.market_data.stream import EVENT_BYTES, FORMING_SECONDS, TickStream
+from app.market_data.stream import EVENT_BYTES, FORMING_SECONDS, SLICE, TickStream
 from tests.market_data.reads.kit import FRIDAY_OPEN, Row, candle_row, live_tick
 from tests.stream.server import Server
 
@@ -46,12 +47,21 @@ def candle(start: int, close: float, *, closed: bool, symbol: str = "A") -> Row:
     return candle_row(symbol, Timeframe.M1, begins, ends, 1.0, close=close, closed=closed, progress={"a": 1})
 
 
+class LeapingClock(SystemClock):
+    """Whose time a test lets pass."""
+
+    leapt = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.leapt
+
+
 class Streaming:
     """A stream with its hub."""
 
     def __init__(self, bus: Bus) -> None:
-        self.hub, self.bus = Hub(SystemClock()), bus
-        self.stream = TickStream(hub=self.hub, bus=bus, clock=SystemClock())
+        self.hub, self.bus, self.clock = Hub(SystemClock()), bus, LeapingClock()
+        self.stream = TickStream(hub=self.hub, bus=bus, clock=self.clock)
 
 
 @pytest.fixture
@@ -196,6 +206,69 @@ async def test_candles_reach_the_other_process(pair: tuple[Streaming, Streaming]
         while not (found := drain(client)):
             await asyncio.sleep(0.005)
     assert [(m["data"]["symbol"], m["data"]["close"]) for m in found] == [("A", 1.5)]
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_candles_that_nobody_listens_to_are_not_sent_to_others(pair: tuple[Streaming, Streaming]) -> None:
+    leader, other = pair
+    wants = leader.stream.wants_candles
+    sent: list[CandlesChanged] = []
+    leader.bus.subscribe(CandlesChanged, sent.append)
+    leader.stream.ticks([live_tick("A", OPEN), live_tick("B", OPEN)])
+    await eventually(other.stream.symbols)
+    assert wants("A")  # nobody has had the time to say so
+    for one in pair:
+        one.clock.leapt += KEEP_SECONDS
+    assert not wants("A")
+    leader.stream.candles([candle(0, 1.5, closed=True)])
+    assert sent == []
+
+    client = listener(other.hub, "A", channel=Channel.CANDLES)
+    await eventually(lambda: wants("A"))
+    assert not wants("B")
+    leader.stream.candles([candle(0, 1.5, closed=True), candle(0, 2.5, closed=True, symbol="B")])
+    await eventually(lambda: client.pending)
+    assert [notice.symbol for event in sent for notice in event.candles] == ["A"]
+    for one in pair:  # it is said again and again
+        one.clock.leapt += KEEP_SECONDS - 0.1
+    await eventually(lambda: not wants("A"))
+    await eventually(lambda: wants("A"))
+
+    other.hub.detach(client)
+    await asyncio.sleep(2 * LOOK_SECONDS)  # the last word may be on its way
+    leader.clock.leapt += KEEP_SECONDS
+    assert not wants("A")
+    # Whatever may have been missed: all are sent until it is known.
+    leader.bus.peers_changed("a test")
+    assert wants("A")
+    assert wants("B")
+
+
+async def test_who_listens_to_all_or_joins_anew_is_sent_all(pair: tuple[Streaming, Streaming]) -> None:
+    leader, other = pair
+    for one in pair:
+        one.clock.leapt += KEEP_SECONDS
+    listener(other.hub, *(f"S{n}" for n in range(MOST_NAMED + 1)), channel=Channel.CANDLES)
+    leader.stream.ticks([live_tick(f"S{n}", OPEN) for n in range(MOST_NAMED + 1)])
+    await eventually(lambda: leader.stream.wants_candles("anything"))
+
+
+async def test_thousands_of_candles_let_others_have_their_turn(alone: Streaming) -> None:
+    client = listener(alone.hub, channel=Channel.CANDLES)
+    rows = [candle(0, 1.5, closed=True, symbol=f"S{n}") for n in range(3 * SLICE)]
+    alone.stream.candles(rows)
+    found = drain(client)
+    assert len(found) == SLICE
+    async with asyncio.timeout(5):
+        while len(found) < len(rows):
+            await asyncio.sleep(0)
+            found += drain(client)
+    assert [message["data"]["symbol"] for message in found] == [row["symbol"] for row in rows]
 
 
 # Pacing

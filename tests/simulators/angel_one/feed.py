@@ -40,6 +40,8 @@ class FeedFaults:
     """Share of frames before which one leaves that is none."""
     truncated: float = 0.0
     """Share of frames that lose their end."""
+    delay: float = 0.0
+    """Seconds that each frame is late."""
     refuse: int | None = None
     """The HTTP status that handshakes get."""
     mute_pong: bool = False
@@ -98,6 +100,7 @@ class Feed:
         self._changed = asyncio.Event()
         self.port = port
         self.faults = FeedFaults()
+        self._late: set[asyncio.Task[None]] = set()
         self.connections: list[FeedConnection] = []
         self.handshakes = 0
         """Attempts to connect, those refused too."""
@@ -120,6 +123,8 @@ class Feed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
+        for task in self._late:
+            task.cancel()
         for connection in self.connections:
             if connection.silent:  # it would wait for a close frame that it does not read
                 connection.abort()
@@ -243,6 +248,19 @@ class Feed:
 
     async def send_frame(self, connection: FeedConnection, frame: bytes) -> None:
         """Send an encoded frame, with what faults are set."""
+        if self.faults.delay:
+            # Beside the others: late, and as many as before.
+            task = asyncio.create_task(self._send_late(connection, frame))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            return
+        await self._send(connection, frame)
+
+    async def _send_late(self, connection: FeedConnection, frame: bytes) -> None:
+        await asyncio.sleep(self.faults.delay)
+        await self._send(connection, frame)
+
+    async def _send(self, connection: FeedConnection, frame: bytes) -> None:
         faults = self.faults
         if faults.malformed and self._random.random() < faults.malformed:
             await connection.send(self._garbage())

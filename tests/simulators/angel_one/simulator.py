@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from tests.simulators.angel_one.account import Account, Sessions
+from tests.simulators.angel_one.faults import CONTROL, control
 from tests.simulators.angel_one.feed import Feed
-from tests.simulators.angel_one.http import HttpServer
+from tests.simulators.angel_one.http import Answer, HttpRequest, HttpServer
 from tests.simulators.angel_one.instruments import InstrumentFile
 from tests.simulators.angel_one.market import INDICES, Listing, Market
 from tests.simulators.angel_one.rest import INSTRUMENTS, RATES, Rates, Rest
@@ -40,7 +41,8 @@ class AngelOneSimulator:
         self.instruments = InstrumentFile(self.market.listings.values(), rows=instrument_rows)
         """The file of instruments: what it holds, and what it lacks."""
         rest = Rest(self.account, self.sessions, self.market, now, rates=rates, instruments=self.instruments)
-        self.rest = HttpServer(rest.handle, rest_port)
+        self._answer = rest.handle
+        self.rest = HttpServer(self._handle, rest_port)
         self.feed = Feed(self.account, self.sessions, self.market, port=feed_port, tls=tls)
         self._stack = AsyncExitStack()
 
@@ -53,6 +55,9 @@ class AngelOneSimulator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def _handle(self, request: HttpRequest) -> Answer:
+        return control(self, request) if request.path == CONTROL else await self._answer(request)
 
     @property
     def rest_url(self) -> str:
