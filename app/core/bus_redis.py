@@ -182,6 +182,9 @@ class RedisTransport:
                 tasks.create_task(self._drain(client))
                 tasks.create_task(self._attend(client, receiver))
         except ExceptionGroup as group:
+            # uvloop raises RuntimeError for a write to a socket whose end it has seen: the same as a lost connection.
+            if group.subgroup(lambda error: isinstance(error, RuntimeError) and _closed(error)):
+                raise ConnectionResetError("the connection was closed") from None
             raise group.exceptions[0] from None
         finally:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -332,3 +335,7 @@ class RedisTransport:
             # That process learns only now that it has company, and may have kept events to itself until then.
             receiver.peers_changed("a process noticed this one late")
         hello.answered(present.peer)
+
+
+def _closed(error: BaseException) -> bool:
+    return "the handler is closed" in str(error)

@@ -175,7 +175,8 @@ class ExportFile:
             raise TransferError(self._damaged("another header"))
         if header["version"] > VERSION:
             raise TransferError(
-                f"{self.path} was written by a newer Arrow ({header['service_version']}): update this one first"
+                f"{self.path} was written by a newer Arrow ({header['service_version']}), nothing was written: "
+                "update this one first"
             )
         return header
 
