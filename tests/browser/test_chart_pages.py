@@ -87,9 +87,7 @@ async def open_chart(
     await watched.page.wait_for_selector(drawn)
 
 
-@pytest.mark.parametrize(
-    ("chart_type", "theme"), [*((chart_type, "dark") for chart_type in DRAWN), ("price", "light")]
-)
+@pytest.mark.parametrize(("chart_type", "theme"), [*((chart_type, "dark") for chart_type in DRAWN), ("price", "light")])
 async def test_each_chart_draws(trader: Person, visit: Visit, chart_type: str, theme: str):
     selector, count = DRAWN[chart_type]
     async with visit() as watched:
