@@ -14,7 +14,7 @@ from tests.support.service import ServiceProcess
 
 # The same examples in every run, so that a run says something about the change and not about the day. Whoever wants
 # new ones: pytest --hypothesis-profile default --hypothesis-seed random
-settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True, max_examples=60)
+settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True, max_examples=40)
 settings.load_profile("steady")
 
 pytest_plugins = ["tests.browser.guard"]

@@ -79,7 +79,7 @@ async def _symbols(
         str | None,
         Query(
             min_length=1,
-            max_length=65 * MAX_SYMBOLS,
+            max_length=min(65 * MAX_SYMBOLS, 4000),  # percent-encoded it still fits into a request's line
             description="Coins with this symbol, or one of several separated by commas; case does not matter.",
             examples=["BTC"],
         ),

@@ -66,6 +66,10 @@ async def _symbol_page(
 SymbolPageQuery = Annotated[SymbolPageRequest, Depends(_symbol_page)]
 
 
+MAX_SYMBOLS_TEXT = 4000
+"""Characters: percent-encoded they still fit into the 64 KiB that a request's line may have."""
+
+
 class _Symbols(BaseModel):
     symbols: list[Symbol]
 
@@ -73,7 +77,7 @@ class _Symbols(BaseModel):
 async def _symbols(
     symbols: Annotated[
         str | None,
-        Query(max_length=65 * MAX_SYMBOLS, description="Of these only, separated by commas.", examples=["NIFTY 50"]),
+        Query(max_length=MAX_SYMBOLS_TEXT, description="Of these only, separated by commas.", examples=["NIFTY 50"]),
     ] = None,
 ) -> list[str] | None:
     if symbols is None:

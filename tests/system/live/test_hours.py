@@ -30,7 +30,7 @@ async def test_ticks_on_a_holiday_are_streamed_and_counted_but_not_stored(closed
     async with live.listening("NIFTY 50") as listener:
         tick = await listener.hear(NIFTY, await live.send(NIFTY))
         tick = await listener.hear(NIFTY, await live.send(NIFTY))
-    counted = await until(live.counters, lambda told: told["received"] == 2)
+    counted = await until(live.counters, lambda told: told["received"] == 2 and told["state"] == "live")
     status = await live.get("market-status")
 
     assert tick["after_hours"] is True

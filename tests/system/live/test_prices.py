@@ -233,7 +233,10 @@ async def test_quality_tells_what_was_wrong_with_a_symbol(live: Live):
         return {row["symbol"]: row for row in await live.get("quality")}
 
     def whole(told: Any) -> bool:
-        return "FINNIFTY" in told and bool(told["FINNIFTY"]["rejected"]) and told["BANKEX"]["duplicates"] >= 20
+        if not {"FINNIFTY", "BANKEX", "BANKNIFTY", "NIFTY 50"} <= told.keys():
+            return False
+        known = told["NIFTY 50"]["by_quality"].get("good", 0) > 20 and told["BANKNIFTY"]["late"] >= 1
+        return known and bool(told["FINNIFTY"]["rejected"]) and told["BANKEX"]["duplicates"] >= 20
 
     told = await until(of_today, whole, 25)
 
