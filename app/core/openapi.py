@@ -34,6 +34,11 @@ TAGS = [
         "name": "Market data",
         "description": "Live prices of Indian indices and shares: ticks, candles, charts, market hours, data quality.",
     },
+    {
+        "name": "Quotes and candles",
+        "description": "Listed shares and indices by Yahoo and Angel One: newest prices, history, fetched on demand.",
+    },
+    {"name": "Signals", "description": "Indicators, and what rules make of them: BUY, SELL or HOLD, with a backtest."},
     {"name": "Your signals", "description": "Trading ideas with target and stop, completed by live prices."},
     {
         "name": "Cryptocurrencies",

@@ -22,12 +22,16 @@ from app.lifespan.accounts import accounts
 from app.lifespan.background import background
 from app.lifespan.crypto import crypto
 from app.lifespan.features import features
+from app.lifespan.generated_signals import generated_signals
 from app.lifespan.ground import ground_floor
 from app.lifespan.jobs import job_runs
 from app.lifespan.market import Market
+from app.lifespan.quotes import quotes
 from app.lifespan.signals import signals
 from app.mail.models import DOCUMENTS as MAIL_DOCUMENTS
 from app.market_data.models import DOCUMENTS as MARKET_DOCUMENTS
+from app.quotes.models import DOCUMENTS as QUOTE_DOCUMENTS
+from app.signals.generated_models import DOCUMENTS as GENERATED_SIGNAL_DOCUMENTS
 from app.signals.user_models import DOCUMENTS as USER_SIGNAL_DOCUMENTS
 
 log = structlog.get_logger("arrow")
@@ -42,6 +46,8 @@ DOCUMENTS: list[type[Document]] = [
     *CRYPTO_DOCUMENTS,
     *CRYPTO_PORTFOLIO_DOCUMENTS,
     *USER_SIGNAL_DOCUMENTS,
+    *QUOTE_DOCUMENTS,
+    *GENERATED_SIGNAL_DOCUMENTS,
 ]
 """Every document of every feature."""
 
@@ -71,7 +77,10 @@ async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[
         market = Market(registry, settings, ground, hub, people.audit)
         await market.load()
         features(registry, settings, ground, people, hub, {Channel.TICKS: market.snapshot})
+        shown = quotes(registry, settings, ground, market, jobs, stack)
+        generated_signals(registry, settings, ground, hub, jobs, shown.candles, market)
         probes = {
+            "quotes": shown.health,
             "crypto": await crypto(registry, settings, ground, jobs, stack),
             "signals": signals(registry, settings, ground, people, hub, market),
         }

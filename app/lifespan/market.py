@@ -69,14 +69,16 @@ class Market:
             days = load_calendar(settings.market_calendar_file)
         except CalendarDataError as error:
             raise StartupError(f"MARKET_CALENDAR_FILE: {error}") from None
-        self._calendar = MarketCalendar(clock, days)
+        self.calendar = MarketCalendar(clock, days)
         # What arrives on a day whose hours are not known is not lost.
         self._feed_calendar = MarketCalendar(clock, days, generous=True)
+        self.session = self._session() if settings.feed_enabled else None
+        """Angel One's, where it is configured; closed with the feed."""
         self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
         self._outlets = Outlets(self._stream)
         db, bus = ground.database.db, ground.bus
         source = AngelOneListings(InstrumentFile(settings.angel_one_instruments_url)) if settings.feed_enabled else None
-        self._master = registry.provide(InstrumentMaster, InstrumentMaster(db=db, clock=clock, bus=bus, source=source))
+        self.master = registry.provide(InstrumentMaster, InstrumentMaster(db=db, clock=clock, bus=bus, source=source))
         self._watchlist = registry.provide(
             Watchlist,
             Watchlist(
@@ -84,25 +86,25 @@ class Market:
                 clock=clock,
                 bus=bus,
                 audit=audit,
-                master=self._master,
+                master=self.master,
                 plan_fault=plan_fault,
                 configured=settings.angel_one_symbols,
             ),
         )
-        registry.provide(InstrumentSearch, InstrumentSearch(self._master, self._watchlist))
+        registry.provide(InstrumentSearch, InstrumentSearch(self.master, self._watchlist))
         reading = MarketReading(
             clock=clock,
-            calendar=self._calendar,
+            calendar=self.calendar,
             stream=self._stream,
             followed=self._watchlist.followed,
             doubt=self._watchlist.doubt,
         )
-        candles = CandleReading(clock=clock, calendar=self._calendar, reading=reading)
+        candles = CandleReading(clock=clock, calendar=self.calendar, reading=reading)
         self.snapshot = TickSnapshot(reading)
         registry.provide(MarketReading, reading)
         registry.provide(CandleReading, candles)
-        registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self._calendar))
-        registry.provide(MarketHours, MarketHours(clock=clock, calendar=self._calendar))
+        registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self.calendar))
+        registry.provide(MarketHours, MarketHours(clock=clock, calendar=self.calendar))
 
     def on_ticks(self, listener: Callable[[Sequence[Tick]], None]) -> None:
         """Hand `listener` the ticks that passed the checks, if the feed runs in this process; it must not raise."""
@@ -110,7 +112,7 @@ class Market:
 
     async def load(self) -> None:
         """Learn from the database what is followed; before `start`."""
-        await self._master.load()
+        await self.master.load()
         await self._watchlist.load()
 
     def start(self, jobs: Scheduler, stack: AsyncExitStack) -> FeedHealth:
@@ -120,12 +122,12 @@ class Market:
         retention = TickRetention(
             db=ground.database.db,
             clock=ground.clock,
-            calendar=self._calendar,
+            calendar=self.calendar,
             days=settings.tick_retention_days,
             after_hours=settings.store_after_hours,
         )
         jobs.add(Job("ticks.expire", without_run(retention.expire), every=HOUR, timeout=HOUR))
-        ground.supervisor.add("instruments", self._master.run)
+        ground.supervisor.add("instruments", self.master.run)
         ground.supervisor.add("watchlist", self._watchlist.run)
         if not settings.feed_enabled:
             return self._no_feed
@@ -137,12 +139,13 @@ class Market:
         return self._line({"status": "off", "reason": reason})
 
     def _line(self, feed: dict[str, Any]) -> dict[str, Any]:
-        return feed_line(feed, self._master.health(), self._watchlist.health(), caution=self._calendar.caution())
+        return feed_line(feed, self.master.health(), self._watchlist.health(), caution=self.calendar.caution())
 
     def _start_feed(self, stack: AsyncExitStack) -> FeedHealth:
-        settings, ground, calendar = self._settings, self._ground, self._calendar
+        settings, ground, calendar = self._settings, self._ground, self.calendar
         clock, db, supervisor = ground.clock, ground.database.db, ground.supervisor
-        session = self._session()
+        session = self.session
+        assert session is not None  # noqa: S101 (made with the feed)
         stack.push_async_callback(session.close)
 
         counters, latest = Counters(), LatestPrices(db, clock)
@@ -205,7 +208,7 @@ class Market:
         registry.register(FeedCollector(counters, live=lambda: feed.state == "live", waiting=lambda: store.waiting))
         supervisor.add("tick store", store.run)
         supervisor.add("feed", feed.run)
-        instruments = InstrumentTask(master=self._master, db=db, clock=clock, holder=ground.holder)
+        instruments = InstrumentTask(master=self.master, db=db, clock=clock, holder=ground.holder)
         supervisor.add("instrument list", instruments.run)
         self._watchlist.on_change(feed.wake)
         self._watchlist.on_change(backfill.look)

@@ -25,6 +25,7 @@ class HealthReport(ResponseModel):
     tasks: Line = Field(examples=[{"status": "ok"}])
     mail: Line = Field(examples=[{"status": "ok", "transport": "smtp", "waiting": 0}])
     audit: Line = Field(examples=[{"status": "ok"}])
+    quotes: Line = Field(examples=[{"status": "ok", "yahoo": {"circuit": "closed"}}])
     crypto: Line = Field(examples=[{"status": "ok", "providers": {"coingecko": {"state": "closed", "calls": 412}}}])
     signals: Line = Field(examples=[{"status": "ok"}])
     stream: Line = Field(examples=[{"status": "ok", "clients": 3}])

@@ -49,8 +49,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
         simulator("tests.simulators.coingecko", "--coins", "60") as coins,
         simulator("tests.simulators.coinmarketcap", "--coins", "60") as more_coins,
         simulator("tests.simulators.angel_one") as exchange,
+        simulator("tests.simulators.yahoo") as yahoo,
     ):
-        environment = {**coins, **more_coins, **exchange, "CRYPTO_SYNC_ENABLED": "true"}
+        environment = {**coins, **more_coins, **exchange, **yahoo, "CRYPTO_SYNC_ENABLED": "true"}
         process = ServiceProcess(tmp_path_factory.mktemp("contract"), **environment)
         try:
             process.start()

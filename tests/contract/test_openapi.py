@@ -73,6 +73,18 @@ CONTRACT = [
     ("GET", "/api/v1/cryptocurrencies/{symbol}/chart"),
     ("GET", "/api/v1/cryptocurrencies/{symbol}/risk"),
     ("GET", "/api/v1/crypto-portfolio"),
+    ("GET", "/api/market/quote/{symbol}"),
+    ("GET", "/api/market/historical/{symbol}"),
+    ("GET", "/api/market/multiple"),
+    ("POST", "/api/market/sync/{symbol}"),
+    ("GET", "/api/market/indicators/{symbol}"),
+    ("POST", "/api/signals/generate/{symbol}"),
+    ("GET", "/api/signals/{symbol}"),
+    ("POST", "/api/v1/signals/"),
+    ("GET", "/api/v1/signals/"),
+    ("GET", "/api/v1/signals/{signal_id}"),
+    ("PATCH", "/api/v1/signals/{signal_id}"),
+    ("DELETE", "/api/v1/signals/{signal_id}"),
     ("GET", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{job_id}"),
     ("GET", "/api/v1/market-data/watchlist"),
@@ -98,6 +110,7 @@ PUBLIC = re.compile(
     r"/|/health.*|/metrics|/api(/v1)?/auth/(register|signup|login|signin|refresh|logout|request-otp|otp-login"
     r"|login/second-factor|verify-email(/resend)?|password/(forgot|reset))"
     r"|/api/v1/market-data/(?!watchlist).*|/api/v1/cryptocurrencies/(?!sync).*"
+    r"|/api/market/(?!sync).*|/api/signals/(?!generate).*|/api/predictions/(?!generate).*"
 )
 UNFORESEEABLE = {
     "/api/v1/auth/otp-login",
@@ -227,7 +240,7 @@ def coins_of(target: ServiceProcess, account: Account) -> dict[str, str]:
 def send_examples(target: ServiceProcess, document: dict[str, Any], account: Account, admin_token: str) -> None:
     sent: list[str] = []
     made = {"secret_key": account.key, "item_id": account.alert_id, "key_id": account.key_id}
-    made |= {"exchange": "NSE", "token": "2885", **coins_of(target, account)}
+    made |= {"exchange": "NSE", "token": "2885", "symbol": "RELIANCE", **coins_of(target, account)}
     with httpx.Client(base_url=target.url, timeout=10) as client:
         signs = {path: {"Authorization": f"Bearer {admin_token}"} for path in FOR_ADMINISTRATORS} | {
             path: somebody_with(client, body.get("current_password") or body["password"])

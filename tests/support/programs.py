@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tests.support.service import ROOT
 
-LAST = {"COINGECKO_BASE_URL", "COINMARKETCAP_API_KEY", "ANGEL_ONE_TOTP_KEY"}
+LAST = {"COINGECKO_BASE_URL", "COINMARKETCAP_API_KEY", "ANGEL_ONE_TOTP_KEY", "YAHOO_BASE_URL"}
 """What each of them prints last."""
 
 

@@ -55,7 +55,8 @@ class ServiceProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self._database: str | None = None
         defaults = {"ENVIRONMENT": "test", "DATA_DIR": str(self.data_dir), **(GENEROUS if generous else {})}
-        defaults["CRYPTO_SYNC_ENABLED"] = "false"  # no test asks the internet
+        # No test asks the internet.
+        defaults |= {"CRYPTO_SYNC_ENABLED": "false", "YAHOO_BASE_URL": "http://127.0.0.1:9", "SIGNALS_TIMEFRAMES": "[]"}
         defaults |= {} if env.get("ENVIRONMENT") == "production" else CHEAP
         if url := os.environ.get("TEST_MONGODB_URL"):
             self._database = f"arrow_test_{secrets.token_hex(6)}"

@@ -18,6 +18,8 @@ from app.core.encryption_keys import check_keys, new_key
 from app.core.key_files import read_or_create_secret
 from app.core.settings.crypto import CryptoSettings
 from app.core.settings.market_data import MarketDataSettings
+from app.core.settings.quotes import QuoteSettings
+from app.core.settings.signals import SignalSettings
 from app.core.settings.values import (
     BASE_URL,
     LOOPBACK,
@@ -50,6 +52,7 @@ _PROVIDERS = (
     "angel_one_instruments_url",
     "coingecko_base_url",
     "coinmarketcap_base_url",
+    "yahoo_base_url",
 )
 MIN_SECRET_BYTES = 32
 # Words that stand in samples and tutorials where the secret should be.
@@ -82,7 +85,7 @@ def _weakness(secret: str) -> str | None:
     return None
 
 
-class Settings(MarketDataSettings, CryptoSettings, BaseSettings):
+class Settings(MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings, BaseSettings):
     """The service's configuration; `.env.example` explains each variable to the person who sets it."""
 
     model_config = SettingsConfigDict(
@@ -363,6 +366,8 @@ class Settings(MarketDataSettings, CryptoSettings, BaseSettings):
             lines.append("SMTP_TLS is none: the mail server's password travels in clear text")
         if self.angel_one_missing and len(self.angel_one_missing) < 4:
             lines.append(f"{' and '.join(self.angel_one_missing)} missing: there is no live market data without")
+        if self.quotes_indian_source == "angel_one" and self.angel_one_missing:
+            lines.append("QUOTES_INDIAN_SOURCE is angel_one, and Angel One is not configured: Yahoo is asked")
         names = {name.upper() for field in type(self).model_fields for name in _names(field)} | _OF_SCRIPTS
         for name in dotenv_values(".env"):
             if name.upper() not in names:

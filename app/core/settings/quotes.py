@@ -1,0 +1,18 @@
+"""Settings of quotes and candles."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+YAHOO: str = "https://query2.finance.yahoo.com"
+"""Yahoo's own: then its other hosts are asked for what is theirs. At any other address one server answers for all."""
+
+
+class QuoteSettings(BaseSettings):
+    """Part of `Settings`."""
+
+    yahoo_base_url: str = YAHOO
+    quotes_indian_source: Literal["yahoo", "angel_one"] = "yahoo"
+    market_cache_seconds: int = Field(300, ge=1, le=86_400)
+    quote_cache_seconds: int = Field(15, ge=1, le=3_600)

@@ -1,0 +1,1 @@
+"""Quotes and candles of listed symbols, fetched when somebody asks: from Yahoo, and from Angel One."""
