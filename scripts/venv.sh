@@ -38,6 +38,8 @@ venv_is_current() {
 $(cat -- "$2")" ]
 }
 
+_loaded_later='/(jax|jaxlib|flax|optax|orbax|tensorstore|treescope|sklearn|skops|scipy|pandas|shapely)/|/tests?/'
+
 # sync_venv DIR LOCK: afterwards DIR holds exactly the packages of LOCK.
 sync_venv() {
     if venv_is_current "$1" "$2"; then return; fi
@@ -50,8 +52,9 @@ sync_venv() {
         # --no-deps: the lock is complete, so there is nothing to resolve, and a package it lacks shows at once.
         "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-compile \
             --require-hashes --no-deps --requirement "$2" || return
-    # Bytecode on all cores, where pip would use one; a file that does not compile is no reason to stop.
-    "$1/bin/python" -W ignore -m compileall -q -j 0 "$1/lib" >/dev/null 2>&1 || :
+    # Bytecode on all cores, where pip would use one; a file that does not compile is no reason to stop. What only the
+    # process that trains models loads, and packages' own tests, can wait until somebody asks for them.
+    "$1/bin/python" -W ignore -m compileall -q -j 0 -x "$_loaded_later" "$1/lib" >/dev/null 2>&1 || :
     # What says "complete" is written last.
     { python_identity "$1/bin/python" && cat -- "$2"; } >"$1/arrow-lock.txt"
 }

@@ -1,5 +1,6 @@
 """Fixtures: the service as a real process on real sockets, and people who use it."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: with several processes, the short ones fill the gaps in the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _a_minute_of_the_clock(request: pytest.FixtureRequest) -> None:
+    """For tests marked `within_a_minute(seconds)`.
+
+    Limits in memory begin anew with each minute of the clock, when one request more may pass: what counts exactly has
+    to begin with so many seconds of its minute left.
+    """
+    if mark := request.node.get_closest_marker("within_a_minute"):
+        left = 60 - time.time() % 60
+        if left < mark.args[0]:
+            time.sleep(left)
 
 
 @pytest.fixture(scope="session")

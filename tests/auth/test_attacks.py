@@ -195,6 +195,7 @@ async def test_what_is_no_json_object_is_refused(client: httpx.AsyncClient, body
         check_problem(answer, 422)
 
 
+@pytest.mark.within_a_minute(12)
 async def test_the_two_names_of_an_account_share_one_limit(
     make_service: Callable[..., ServiceProcess], make_user: MakeUser
 ) -> None:
@@ -210,6 +211,7 @@ async def test_the_two_names_of_an_account_share_one_limit(
     assert found == [401] * 5 + [429]
 
 
+@pytest.mark.within_a_minute(15)
 async def test_attempts_are_limited_per_account_and_per_address_whatever_the_outcome(
     make_service: Callable[..., ServiceProcess], make_user: MakeUser
 ) -> None:

@@ -107,9 +107,7 @@ async def test_a_chart_fits_a_phone_and_a_turned_one(trader: Person, visit: Visi
         await watched.page.wait_for_function(FILLS, arg=[844, 390])
 
 
-@pytest.mark.parametrize(
-    ("chart_type", "contracts"), [*((chart_type, 10) for chart_type in DRAWN), ("price", 3), ("pnl", 3), ("pnl", 40)]
-)
+@pytest.mark.parametrize(("chart_type", "contracts"), [*((chart_type, 10) for chart_type in DRAWN), ("pnl", 40)])
 async def test_nothing_lies_over_anything_else(user: Person, visit: Visit, chart_type: str, contracts: int):
     key = await user.bind("Opening range")
     for index in range(contracts):

@@ -14,16 +14,10 @@ from app.core.rate_limit import RateLimiter
 from app.core.redis_link import RedisLink
 from tests.support.redis_servers import RedisServer
 
+pytestmark = pytest.mark.within_a_minute(8)
+
 PATIENCE = 6.0
 AT_ONCE = 0.3
-
-
-@pytest.fixture(autouse=True)
-def away_from_the_minutes_end() -> None:
-    """Counters in memory begin anew with each minute of the clock: a test must not fall into two."""
-    left = 60 - time.time() % 60
-    if left < 5:
-        time.sleep(left)
 
 
 async def until(condition: Callable[[], object]) -> None:

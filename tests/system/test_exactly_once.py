@@ -312,6 +312,7 @@ async def test_too_large_elsewhere_is_413_too(trader: Person):
         assert (method, path, answer.status_code) == (method, path, 413)
 
 
+@pytest.mark.within_a_minute(8)
 async def test_too_many_are_429_and_recorded(guarded: Person):
     key = await guarded.bind()
     answers = [await deliver(guarded, key, alert(quantity=n + 1)) for n in range(PER_MINUTE)]
@@ -357,6 +358,7 @@ async def test_nobody_believes_a_header_without_trusted_proxies(trader: Person):
     assert [row["address"] for row in await rejected(trader)] == ["127.0.0.1"]
 
 
+@pytest.mark.within_a_minute(15)
 async def test_the_rejected_list_is_bounded_per_strategy(guarded: Person):
     """Rows of one strategy, whatever their kind, and however many deliveries are refused in a minute."""
     keys, calm = [await guarded.bind(), await guarded.bind()], await guarded.bind("Calm")

@@ -18,6 +18,8 @@ from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, alert, sign_up
 from tests.support.service import ServiceProcess, free_port
 
+pytestmark = pytest.mark.within_a_minute(6)
+
 PUBLIC, USER, KEY, ACCOUNT, ADDRESS = 6, 12, 7, 3, 5
 LIMITS = {
     "RATE_LIMIT_PER_MINUTE": str(PUBLIC),
