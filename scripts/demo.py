@@ -25,6 +25,7 @@ from tests.simulators.angel_one.faults import CONTROL, add_options, carry_out  #
 from tests.simulators.angel_one.market import Market  # noqa: E402
 from tests.simulators.coingecko import CoinGeckoSimulator  # noqa: E402
 from tests.simulators.coinmarketcap import CoinMarketCapSimulator  # noqa: E402
+from tests.simulators.yahoo import YahooMarket, YahooSimulator  # noqa: E402
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,6 +61,8 @@ Simulated prices are streaming. Look at
   {url}/api/v1/market-data/chart/NIFTY%2050?timeframe=1m&format=html   a chart
   {url}/api/v1/cryptocurrencies/?limit=10                          coins, synced every five minutes
   {url}/api/v1/cryptocurrencies/BTC/chart?interval=1d&format=html      a year of one
+  {url}/api/market/quote/RELIANCE                                  a share, as Yahoo would tell it
+  {url}/api/signals/RELIANCE/chart?format=html                     what the rules say of it
   {url}/health                                                     how feed and syncs do
 Let something go wrong (and curl -X DELETE the same to end it):
   curl {faults} -d '{{"fault": "half-open"}}'
@@ -76,10 +79,11 @@ async def demo(options: argparse.Namespace) -> int:
         AngelOneSimulator(market=market, rates={}, instrument_rows=500) as simulator,
         CoinGeckoSimulator() as gecko,
         CoinMarketCapSimulator() as cap,
+        YahooSimulator(YahooMarket(american=False)) as yahoo,
     ):
         command = ["-m", "uvicorn", "app.main:app", "--host", options.host, "--port", str(options.port)]
         command += ["--ws", "websockets-sansio", "--no-access-log", "--no-proxy-headers", "--no-server-header"]
-        env = environment(options, simulator.environment(), gecko.environment(), cap.environment())
+        env = environment(options, simulator.environment(), gecko.environment(), cap.environment(), yahoo.environment())
         service = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, env=env)
         # Ctrl-C reaches the service by itself; a SIGTERM of whoever supervises the demo is passed on.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end, service)

@@ -13,8 +13,6 @@ from itertools import accumulate
 from struct import pack, unpack
 from zoneinfo import ZoneInfo
 
-import bokeh_sampledata.stocks
-
 from app.core.clock import SystemClock
 from app.core.market_calendar import IST, MarketCalendar
 
@@ -86,10 +84,13 @@ class Listed:
 class YahooMarket:
     """Everything listed, as of `now`."""
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC), *, years: int = 6) -> None:
+    def __init__(
+        self, now: Callable[[], datetime] = lambda: datetime.now(UTC), *, years: int = 6, american: bool = True
+    ) -> None:
+        """`american`: also real American shares, which takes one of the tests' packages."""
         self.now = now
         self.listed: dict[str, Listed] = {}
-        for name in ("AAPL", "IBM", "MSFT", "GOOG"):
+        for name in ("AAPL", "IBM", "MSFT", "GOOG") if american else ():
             self._add(name, f"{name} Inc.", "EQUITY", "USD", "NMS", "America/New_York", self._real(name))
         for symbol, name, price in (
             ("RELIANCE.NS", "Reliance Industries Limited", 1400.0),
@@ -235,6 +236,8 @@ def _weekdays_back(last: date, count: int) -> Iterator[date]:
 @lru_cache(64)
 def _real_days(name: str, last: date) -> tuple[Day, ...]:
     """The sample's days, laid on the weekdays that end with `last`."""
+    import bokeh_sampledata.stocks
+
     rows, splits = getattr(bokeh_sampledata.stocks, name), SPLITS.get(name, {})
     days: list[Day] = []
     dates = list(_weekdays_back(last, len(rows["date"])))[::-1]
