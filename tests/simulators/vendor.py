@@ -10,6 +10,7 @@ Faults come from Python (`simulator.fail("too_many", times=2, retry_after=5)`), 
 import asyncio
 import gzip
 import inspect
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ class Limits:
         return over
 
 
-class VendorSimulator(HttpServer):
+class VendorSimulator(HttpServer, ABC):
     """Use as an asynchronous context manager; then give the service `environment()`."""
 
     vendor: ClassVar[str] = ""
@@ -219,9 +220,9 @@ class VendorSimulator(HttpServer):
         return self.calls.total()
 
     @property
+    @abstractmethod
     def base_url(self) -> str:
         """What the setting of the provider's address is given."""
-        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         """The settings of a service that uses this simulator."""
@@ -245,9 +246,9 @@ class VendorSimulator(HttpServer):
         """By name."""
         return {fault.__name__: fault for fault in _COMMON} | self.own_faults
 
+    @abstractmethod
     async def handle(self, request: HttpRequest) -> Answer:
         """The true answer."""
-        raise NotImplementedError
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

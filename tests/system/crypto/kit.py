@@ -129,10 +129,10 @@ async def until(happened: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         return found
 
 
-async def subscribed(socket: ClientConnection, person: Person) -> None:
-    """Have the socket hear of every run, as `person`."""
+async def subscribed(socket: ClientConnection, person: Person, channel: str = "jobs") -> None:
+    """Have the socket hear of every run (or of another channel), as `person`."""
     await socket.send(json.dumps({"action": "auth", "token": person.token}))
-    await socket.send(json.dumps({"action": "subscribe", "channel": "jobs"}))
+    await socket.send(json.dumps({"action": "subscribe", "channel": channel}))
     async with asyncio.timeout(PATIENCE):
         while json.loads(await socket.recv())["type"] != "subscribed":
             pass
