@@ -10,6 +10,7 @@ import pytest_asyncio
 from hypothesis import settings
 
 from tests.support.http import NO_TLS
+from tests.support.mongodb import mongodb_server
 from tests.support.people import Person, sign_up
 from tests.support.service import ServiceProcess
 
@@ -49,6 +50,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
         yield process.start()
     finally:
         process.close()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def mongodb_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The address of a database server for parts that are tested alone: one for all tests of a process.
+
+    Each takes databases of its own; who cuts a connection does so with a proxy in between.
+    """
+    async with mongodb_server(tmp_path_factory.mktemp("mongodb")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Each message has its length, its number and whether more follow before it. The service's side is `child_process`.
 """
 
+import ctypes
 import os
 import signal
 import struct
@@ -16,6 +17,8 @@ HEAD: Final = struct.Struct(">II?")
 LONGEST: Final = 64 << 20
 """Bytes. Nothing that is said here is longer: more was written by somebody else."""
 
+_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+
 
 class Pipes:
     """The program's ends. Any thread may answer; one of them reads."""
@@ -28,6 +31,7 @@ class Pipes:
     def standard(cls) -> Self:
         """Standard input and output, which is taken away from everybody else: what a library prints there goes to
         standard error, whether by `print` or from C. Called once, before anything is imported that prints."""
+        _end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's: it ends this program
         answers = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
@@ -48,3 +52,9 @@ class Pipes:
             self._write.write(HEAD.pack(len(body), number, more))
             self._write.write(body)
             self._write.flush()
+
+
+def _end_with_parent() -> None:
+    """Where Linux can, have it end this program too: one that is busy may not see that its input has ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

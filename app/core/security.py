@@ -39,6 +39,7 @@ class Scope(StrEnum):
     JOBS_READ = "jobs:read"
     SIGNALS_READ = "signals:read"
     SIGNALS_WRITE = "signals:write"
+    PREDICTIONS_WRITE = "predictions:write"
 
 
 ALL_SCOPES = frozenset(Scope)

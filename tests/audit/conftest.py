@@ -17,7 +17,7 @@ from app.audit.trail import ChainedAuditTrail
 from app.core.audit import Act, Actor, ActorKind
 from app.core.request_info import RequestInfo, note_request
 from tests.support.clocks import StandingClock
-from tests.support.mongodb import Db, empty_database, mongodb_server
+from tests.support.mongodb import Db, empty_database
 
 Row = dict[str, Any]
 MakeTrail = Callable[..., ChainedAuditTrail]
@@ -102,14 +102,8 @@ def plain_logs() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def audit_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("audit")) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="session")
-async def audit_db(audit_url: str) -> AsyncIterator[Db]:
-    async with empty_database(audit_url, DOCUMENTS) as made:
+async def audit_db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url, DOCUMENTS) as made:
         yield made
 
 

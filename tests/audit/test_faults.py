@@ -77,11 +77,11 @@ asyncio.run(main())
 
 
 async def test_killed_processes_lose_nothing_that_was_acknowledged(
-    db: Db, audit_url: str, make_trail: MakeTrail
+    db: Db, mongodb_url: str, make_trail: MakeTrail
 ) -> None:
     writers = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WRITER, audit_url, db.name, str(n), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-c", WRITER, mongodb_url, db.name, str(n), cwd=ROOT, stdout=asyncio.subprocess.PIPE
         )
         for n in range(2)
     ]
@@ -109,16 +109,16 @@ async def test_killed_processes_lose_nothing_that_was_acknowledged(
 
 
 @pytest_asyncio.fixture
-async def proxy(audit_url: str) -> AsyncIterator[TcpProxy]:
-    async with TcpProxy(server_port(audit_url)) as made:
+async def proxy(mongodb_url: str) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(server_port(mongodb_url)) as made:
         yield made
 
 
 @pytest_asyncio.fixture
-async def far(db: Db, audit_url: str, proxy: TcpProxy) -> AsyncIterator[Db]:
+async def far(db: Db, mongodb_url: str, proxy: TcpProxy) -> AsyncIterator[Db]:
     """The same database over the proxy."""
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        through(audit_url, proxy.port), **(OPTIONS | IMPATIENT | {"heartbeatFrequencyMS": 500})
+        through(mongodb_url, proxy.port), **(OPTIONS | IMPATIENT | {"heartbeatFrequencyMS": 500})
     )
     await client.admin.command("ping")
     yield client[db.name]
@@ -165,11 +165,11 @@ async def test_what_is_done_already_gets_no_error_and_is_written_later(
 
 
 async def test_an_answer_that_was_lost_writes_nothing_twice(
-    db: Db, audit_url: str, proxy: TcpProxy, make_trail: MakeTrail
+    db: Db, mongodb_url: str, proxy: TcpProxy, make_trail: MakeTrail
 ) -> None:
     # The driver must not find out by itself: it repeats a write only once, and only where the server knows repeats.
     options = OPTIONS | IMPATIENT | {"retryWrites": False}
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(through(audit_url, proxy.port), **options)
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(through(mongodb_url, proxy.port), **options)
     trail, other = make_trail(client[db.name], patience=8), make_trail()
     given = [act() for _ in range(7)]
     await trail.record(given.pop())

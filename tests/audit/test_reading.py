@@ -77,9 +77,9 @@ class Trail:
 
 
 @pytest_asyncio.fixture(scope="module")
-async def life(audit_url: str) -> AsyncIterator[Trail]:
+async def life(mongodb_url: str) -> AsyncIterator[Trail]:
     clock = StandingClock()
-    async with empty_database(audit_url, DOCUMENTS) as db:
+    async with empty_database(mongodb_url, DOCUMENTS) as db:
         made = Trail(db, ChainedAuditTrail(db, clock), clock)
         await made.fill()
         yield made
@@ -176,10 +176,10 @@ async def test_a_request_id_that_everybody_uses_leads_to_nothing_of_others(life:
         assert (life.numbers(page.rows), page.next) == (mine, None)
 
 
-async def test_every_query_has_an_index_of_its_own(life: Trail, audit_url: str) -> None:
+async def test_every_query_has_an_index_of_its_own(life: Trail, mongodb_url: str) -> None:
     asked: list[dict[str, Any]] = []
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        audit_url, event_listeners=[Watch(asked.append)], **OPTIONS
+        mongodb_url, event_listeners=[Watch(asked.append)], **OPTIONS
     )
     reader = AuditReader(client[life.db.name], life.clock)
     values = {"action": "auth.sign_in", "outcome": "failure", "request_id": "r1", "actor_id": life.asha}

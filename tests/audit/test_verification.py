@@ -138,9 +138,9 @@ MEDDLING: dict[str, tuple[Meddle, str]] = {
 
 
 @pytest_asyncio.fixture(scope="module")
-async def kept(audit_url: str) -> AsyncIterator[tuple[Db, Row, list[Row]]]:
+async def kept(mongodb_url: str) -> AsyncIterator[tuple[Db, Row, list[Row]]]:
     """A database for all who meddle, and what was in it before."""
-    async with empty_database(audit_url, DOCUMENTS) as db:
+    async with empty_database(mongodb_url, DOCUMENTS) as db:
         clock = StandingClock()
         await fill(db, ChainedAuditTrail(db, clock), clock)
         assert not (await verify(db)).defects
@@ -362,7 +362,7 @@ async def test_two_who_let_entries_expire_at_once(db: Db, trail: ChainedAuditTra
 
 
 async def test_entries_that_expire_between_two_looks(
-    db: Db, audit_url: str, trail: ChainedAuditTrail, clock: StandingClock
+    db: Db, mongodb_url: str, trail: ChainedAuditTrail, clock: StandingClock
 ) -> None:
     """The head is read, then the service writes and lets entries expire, then the entries are read."""
     await days(trail, clock, 8)
@@ -372,7 +372,7 @@ async def test_entries_that_expire_between_two_looks(
     after = (await head(db), await entries(db))
 
     def become(state: tuple[Row, list[Row]]) -> None:
-        client: MongoClient[Row] = MongoClient(audit_url, tz_aware=True)
+        client: MongoClient[Row] = MongoClient(mongodb_url, tz_aware=True)
         with client:
             client[db.name]["audit_entries"].delete_many({})
             client[db.name]["audit_entries"].insert_many(state[1])
@@ -382,7 +382,7 @@ async def test_entries_that_expire_between_two_looks(
     assert not (await verify(db)).defects
     happens = [after]
     options = OPTIONS | {"event_listeners": [Watch(lambda _: become(happens.pop()) if happens else None)]}
-    async with AsyncMongoClient[Row](audit_url, **options) as client:
+    async with AsyncMongoClient[Row](mongodb_url, **options) as client:
         report = await verify(client[db.name])
     assert (report.defects, report.count) == ([], len(after[1]))
     assert report.head is not None

@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 from app.core.embedded import EmbeddedDatabase
 from app.core.errors import UnavailableError
 from app.core.group_commit import DuplicateRowError, GroupCommit
-from tests.support.mongodb import OPTIONS, Db, empty_database, mongodb_server, server_port, through
+from tests.support.mongodb import OPTIONS, Db, empty_database, server_port, through
 from tests.support.tcp_proxy import TcpProxy
 
 Row = dict[str, Any]
@@ -36,12 +36,6 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15) -
     while not await condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)
-
-
-@pytest_asyncio.fixture(scope="module")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("commit")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,26 +84,26 @@ _names = itertools.count()
 
 
 @pytest_asyncio.fixture
-async def bench(url: str) -> AsyncIterator[Bench]:
+async def bench(mongodb_url: str) -> AsyncIterator[Bench]:
     """Straight to the server."""
-    async with empty_database(url) as db:
+    async with empty_database(mongodb_url) as db:
         made = Bench(db, db, f"rows{next(_names)}")
         yield made
         await made.close()
 
 
 @pytest_asyncio.fixture
-async def proxy(url: str) -> AsyncIterator[TcpProxy]:
-    async with TcpProxy(server_port(url)) as made:
+async def proxy(mongodb_url: str) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(server_port(mongodb_url)) as made:
         yield made
 
 
 @pytest_asyncio.fixture
-async def far(url: str, proxy: TcpProxy) -> AsyncIterator[Bench]:
+async def far(mongodb_url: str, proxy: TcpProxy) -> AsyncIterator[Bench]:
     """Over the proxy; `stored` looks at the server itself."""
-    async with empty_database(url) as near:
+    async with empty_database(mongodb_url) as near:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(url, proxy.port), **(OPTIONS | IMPATIENT | {"heartbeatFrequencyMS": 500})
+            through(mongodb_url, proxy.port), **(OPTIONS | IMPATIENT | {"heartbeatFrequencyMS": 500})
         )
         await client.admin.command("ping")
         made = Bench(near, client[near.name], f"rows{next(_names)}")

@@ -19,7 +19,7 @@ from pymongo import AsyncMongoClient
 from app.core.clock import SystemClock
 from app.core.lease_holder import Lease, LeaseHolder
 from tests.support.clocks import StandingClock
-from tests.support.mongodb import OPTIONS, Db, empty_database, mongodb_server, server_port, through
+from tests.support.mongodb import OPTIONS, Db, empty_database, server_port, through
 from tests.support.tcp_proxy import TcpProxy
 
 ROOT = Path(__file__).parents[2]
@@ -27,15 +27,9 @@ WORKER = Path(__file__).with_name("lease_worker.py")
 PATIENCE = 8.0
 
 
-@pytest_asyncio.fixture(scope="module")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("leases")) as made:
-        yield made
-
-
 @pytest_asyncio.fixture
-async def db(url: str) -> AsyncIterator[Db]:
-    async with empty_database(url) as made:
+async def db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url) as made:
         yield made
 
 
@@ -202,10 +196,10 @@ async def test_who_only_waits_does_not_touch_the_lease_of_another(db: Db):
     assert not await Lease(db, SystemClock(), "feed", "third", 30).acquire()
 
 
-async def test_a_database_that_is_away_takes_the_lease_from_nobody(url: str, db: Db):
-    async with TcpProxy(server_port(url)) as proxy:
+async def test_a_database_that_is_away_takes_the_lease_from_nobody(mongodb_url: str, db: Db):
+    async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=200, connectTimeoutMS=200
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=200, connectTimeoutMS=200
         )
         work = Work(client[db.name], seconds=0.6)
         await until(lambda: work.began)
@@ -229,10 +223,10 @@ async def test_a_database_that_is_away_takes_the_lease_from_nobody(url: str, db:
     assert work.held_when_cut == [False]
 
 
-async def test_who_waits_outlasts_a_database_that_is_away(url: str, db: Db):
-    async with TcpProxy(server_port(url)) as proxy:
+async def test_who_waits_outlasts_a_database_that_is_away(mongodb_url: str, db: Db):
+    async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=200, connectTimeoutMS=200
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=200, connectTimeoutMS=200
         )
         await proxy.cut()
         work = Work(client[db.name], seconds=0.6)
@@ -268,13 +262,13 @@ class Process:
         await self.reader
 
 
-async def test_another_process_takes_over_from_one_that_was_killed(url: str, db: Db):
+async def test_another_process_takes_over_from_one_that_was_killed(mongodb_url: str, db: Db):
     seconds = 1.5
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [
         Process(
             await asyncio.create_subprocess_exec(
-                sys.executable, str(WORKER), url, db.name, f"process {number}", str(seconds),
+                sys.executable, str(WORKER), mongodb_url, db.name, f"process {number}", str(seconds),
                 stdout=asyncio.subprocess.PIPE, env=environment,
             )
         )

@@ -22,7 +22,7 @@ from app.core.scheduler.brokers import worker_broker
 from app.job_runs.models import DOCUMENTS
 from tests.job_runs.jobs import open_scheduler
 from tests.support.clocks import StandingClock
-from tests.support.mongodb import Db, empty_database, mongodb_server
+from tests.support.mongodb import Db, empty_database
 from tests.support.redis_servers import RedisServer
 from tests.support.service import ROOT
 
@@ -40,14 +40,8 @@ def plain_logs() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def jobs_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("job_runs")) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="session")
-async def jobs_db(jobs_url: str) -> AsyncIterator[Db]:
-    async with empty_database(jobs_url, DOCUMENTS) as made:
+async def jobs_db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url, DOCUMENTS) as made:
         yield made
 
 
@@ -184,16 +178,16 @@ class Program:
 
 
 @pytest.fixture
-def make_program(jobs_url: str, db: Db) -> Iterator[Callable[..., Program]]:
+def make_program(mongodb_url: str, db: Db) -> Iterator[Callable[..., Program]]:
     """Starts what carries runs out: `job` by itself, or two workers."""
     made: list[Program] = []
 
     def make(job: str, way: Way) -> Program:
         if way is None:
-            made.append(Program(jobs_url, db, None, "tests.job_runs.program", job))
+            made.append(Program(mongodb_url, db, None, "tests.job_runs.program", job))
         else:
             worker = ["taskiq", "worker", "tests.job_runs.program:broker", "--workers", "2"]
-            made.append(Program(jobs_url, db, way, *worker, "--wait-tasks-timeout", "0.2"))
+            made.append(Program(mongodb_url, db, way, *worker, "--wait-tasks-timeout", "0.2"))
         return made[-1]
 
     yield make

@@ -113,11 +113,11 @@ async def test_what_is_lost_twice_is_not_run_a_third_time(db: Db, killed: bool):
 
 
 @asynccontextmanager
-async def database_to_cut(url: str, db: Db) -> AsyncIterator[tuple[TcpProxy, Db]]:
+async def database_to_cut(mongodb_url: str, db: Db) -> AsyncIterator[tuple[TcpProxy, Db]]:
     """The same database through a proxy; Beanie's documents go that way, too."""
-    async with TcpProxy(server_port(url)) as proxy:
+    async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=300, connectTimeoutMS=300
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=300, connectTimeoutMS=300
         )
         try:
             await init_beanie(client[db.name], document_models=DOCUMENTS, skip_indexes=True)
@@ -127,9 +127,9 @@ async def database_to_cut(url: str, db: Db) -> AsyncIterator[tuple[TcpProxy, Db]
             await client.close()
 
 
-async def test_a_run_outlives_a_database_that_is_away(jobs_url: str, db: Db):
+async def test_a_run_outlives_a_database_that_is_away(mongodb_url: str, db: Db):
     """Longer than its lease: nobody could take it for lost there."""
-    async with database_to_cut(jobs_url, db) as (proxy, cut_db), open_scheduler(cut_db, "test.outlast") as scheduler:
+    async with database_to_cut(mongodb_url, db) as (proxy, cut_db), open_scheduler(cut_db, "test.outlast") as scheduler:
         leading = asyncio.create_task(scheduler.run())
         run, _ = await scheduler.start("test.outlast")
         await Fleet(db, None, None, ()).began()
@@ -144,10 +144,10 @@ async def test_a_run_outlives_a_database_that_is_away(jobs_url: str, db: Db):
         await asyncio.gather(leading, return_exceptions=True)
 
 
-async def test_after_an_outage_nobody_is_taken_for_dead_at_once(jobs_url: str, db: Db):
+async def test_after_an_outage_nobody_is_taken_for_dead_at_once(mongodb_url: str, db: Db):
     """Those who run something could not vouch for it either."""
     clock, fleet = StandingClock(), Fleet(db, None, None, ())
-    async with database_to_cut(jobs_url, db) as (proxy, cut_db), open_scheduler(cut_db, HOLD, clock=clock) as leader:
+    async with database_to_cut(mongodb_url, db) as (proxy, cut_db), open_scheduler(cut_db, HOLD, clock=clock) as leader:
         run = RunView(id="6b0288f1002b26997921d6aa", job=HOLD, state=RunState.RUNNING, created_at=clock.now(), seq=1)
         await MongoRunStore(clock).add(run, slot=None, identity="it", alive_until=clock.now())
         await db["job_runs"].update_one({}, {"$set": {"retry_of": run.id}})

@@ -19,7 +19,7 @@ from app.core.settings import Settings
 from app.mail.models import DOCUMENTS
 from app.mail.outbox import MailOutbox, Timings
 from tests.support.certificates import Certificate, make_certificate
-from tests.support.mongodb import Db, empty_database, mongodb_server
+from tests.support.mongodb import Db, empty_database
 from tests.support.smtp_server import SmtpServer
 
 PATIENCE = 8.0
@@ -107,15 +107,9 @@ class Post:
 MakePost = Callable[..., Post]
 
 
-@pytest_asyncio.fixture(scope="session")
-async def mail_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("mail")) as url:
-        yield url
-
-
 @pytest_asyncio.fixture
-async def db(mail_url: str) -> AsyncIterator[Db]:
-    async with empty_database(mail_url, DOCUMENTS) as made:
+async def db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url, DOCUMENTS) as made:
         yield made
 
 

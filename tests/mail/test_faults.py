@@ -282,11 +282,11 @@ async def test_something_that_is_no_mail_server_is_waited_for(make_post: MakePos
 
 
 async def test_a_database_that_is_away_for_a_moment_doubles_no_mail_and_ends_nothing(
-    make_post: MakePost, server: SmtpServer, mail_url: str
+    make_post: MakePost, server: SmtpServer, mongodb_url: str
 ):
-    async with TcpProxy(server_port(mail_url)) as proxy:
+    async with TcpProxy(server_port(mongodb_url)) as proxy:
         quick: dict[str, int] = {"serverSelectionTimeoutMS": 1000, "connectTimeoutMS": 200}
-        async with empty_database(through(mail_url, proxy.port), DOCUMENTS, **quick) as db:
+        async with empty_database(through(mongodb_url, proxy.port), DOCUMENTS, **quick) as db:
             post = make_post(server, at=db)
             server.faults.delay = 0.05
             await post.ask("asha@example.com")

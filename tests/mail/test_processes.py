@@ -19,12 +19,12 @@ Start = Callable[..., list["subprocess.Popen[str]"]]
 
 
 @pytest.fixture
-def start(mail_url: str, db: Db, tmp_path: Path) -> Iterator[Start]:
+def start(mongodb_url: str, db: Db, tmp_path: Path) -> Iterator[Start]:
     """Starts processes that send through a server; they are killed after the test."""
     running: list[subprocess.Popen[str]] = []
 
     def workers(server: SmtpServer, count: int, **env: str) -> list["subprocess.Popen[str]"]:
-        command = [sys.executable, "-m", "tests.mail.worker", mail_url, db.name, str(server.port), str(tmp_path)]
+        command = [sys.executable, "-m", "tests.mail.worker", mongodb_url, db.name, str(server.port), str(tmp_path)]
         environment = {"PATH": os.environ["PATH"], "SMTP_TLS": "none"} | env
         made = [
             subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)

@@ -11,18 +11,12 @@ from app.quotes.models import DOCUMENTS
 from tests.quotes.kit import NOON, Desk, desk_of, yahoo_of
 from tests.simulators.yahoo import YahooMarket, YahooSimulator
 from tests.support.clocks import StandingClock
-from tests.support.mongodb import Db, empty_database, mongodb_server
-
-
-@pytest_asyncio.fixture(scope="package")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("quotes")) as made:
-        yield made
+from tests.support.mongodb import Db, empty_database
 
 
 @pytest_asyncio.fixture
-async def db(url: str) -> AsyncIterator[Db]:
-    async with empty_database(url, DOCUMENTS) as made:
+async def db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url, DOCUMENTS) as made:
         yield made
 
 

@@ -121,10 +121,10 @@ async def test_hundreds_of_ids_are_read_in_steps(bare_db: Db):
     assert {row["_id"] for row in found} == {row.id for row in made}
 
 
-async def test_what_cannot_be_written_waits(url: str, bare_db: Db):
-    async with TcpProxy(server_port(url)) as proxy:
+async def test_what_cannot_be_written_waits(mongodb_url: str, bare_db: Db):
+    async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150, connectTimeoutMS=150
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150, connectTimeoutMS=150
         )
         store = CandleStore(client[bare_db.name])
         assert await store.write(rows("10:00"))
@@ -143,10 +143,10 @@ async def test_what_cannot_be_written_waits(url: str, bare_db: Db):
     assert [row["ticks"] for row in await bare_db["candles"].find({"timeframe": "1m"}).to_list()] == [3]
 
 
-async def test_there_is_a_bound_to_what_waits(url: str, bare_db: Db):
-    async with TcpProxy(server_port(url)) as proxy:
+async def test_there_is_a_bound_to_what_waits(mongodb_url: str, bare_db: Db):
+    async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150, connectTimeoutMS=150
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150, connectTimeoutMS=150
         )
         store = CandleStore(client[bare_db.name], most_waiting=10)
         await proxy.cut()

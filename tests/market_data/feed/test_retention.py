@@ -61,9 +61,9 @@ async def left(db: Db) -> list[Any]:
     return sorted({row["received_at"] for row in await db["market_data"].find({}).to_list()})
 
 
-async def test_whole_days_go_in_small_steps_and_are_not_searched_again(url: str, db: Db):
+async def test_whole_days_go_in_small_steps_and_are_not_searched_again(mongodb_url: str, db: Db):
     deletes = Deletes()
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **OPTIONS, event_listeners=[deletes])
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongodb_url, **OPTIONS, event_listeners=[deletes])
     days = (WEDNESDAY, THURSDAY, FRIDAY)
     # 50 ticks a second, many times what is guessed at first.
     await fill(db, *(at("15:10", day) for day in days), at("15:29:59.990", THURSDAY), count=1_200, every=20)
@@ -95,9 +95,9 @@ async def test_what_lies_outside_of_sessions_goes_too(db: Db):
     assert await left(db) == []
 
 
-async def test_evenings_are_gone_through_in_steps_where_they_are_stored(url: str, db: Db):
+async def test_evenings_are_gone_through_in_steps_where_they_are_stored(mongodb_url: str, db: Db):
     deletes = Deletes()
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **OPTIONS, event_listeners=[deletes])
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongodb_url, **OPTIONS, event_listeners=[deletes])
     await fill(db, at("23:50", WEDNESDAY), count=700, every=300)
     await retention(client[db.name], 1, after_hours=True).expire()
     await client.close()

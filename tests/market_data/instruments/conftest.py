@@ -8,18 +8,12 @@ import pytest_asyncio
 from tests.market_data.instruments.kit import FILE, FRIDAY
 from tests.simulators.angel_one import AngelOneSimulator
 from tests.support.clocks import StandingClock
-from tests.support.mongodb import Db, empty_database, mongodb_server
-
-
-@pytest_asyncio.fixture(scope="package")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("instruments")) as made:
-        yield made
+from tests.support.mongodb import Db, empty_database
 
 
 @pytest_asyncio.fixture
-async def db(url: str) -> AsyncIterator[Db]:
-    async with empty_database(url) as made:
+async def db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url) as made:
         yield made
 
 

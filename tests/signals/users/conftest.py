@@ -2,23 +2,16 @@
 
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from app.signals.user_models import DOCUMENTS
 from tests.signals.users.kit import Desk, desk_of
-from tests.support.mongodb import Db, empty_database, mongodb_server
-
-
-@pytest_asyncio.fixture(scope="package")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with mongodb_server(tmp_path_factory.mktemp("signals")) as made:
-        yield made
+from tests.support.mongodb import Db, empty_database
 
 
 @pytest_asyncio.fixture
-async def db(url: str) -> AsyncIterator[Db]:
-    async with empty_database(url, DOCUMENTS) as made:
+async def db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url, DOCUMENTS) as made:
         yield made
 
 

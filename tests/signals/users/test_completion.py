@@ -174,7 +174,7 @@ async def test_lost_notices_are_made_up_for(desk: Desk) -> None:
     assert (await desk.read(signal))["outcome"]["kind"] == "stop"
 
 
-async def test_the_answer_to_the_write_is_lost(desk: Desk, url: str) -> None:
+async def test_the_answer_to_the_write_is_lost(desk: Desk, mongodb_url: str) -> None:
     """It is stored, and nobody was told so: the writer knows its own row again, and tells of it once."""
     signal = await desk.enter()
 
@@ -184,7 +184,10 @@ async def test_the_answer_to_the_write_is_lost(desk: Desk, url: str) -> None:
                 await asyncio.sleep(0.01)
 
     options: dict[str, Any] = {**OPTIONS, "retryWrites": False, "serverSelectionTimeoutMS": 500}
-    async with TcpProxy(server_port(url)) as proxy, AsyncMongoClient(through(url, proxy.port), **options) as far:
+    async with (
+        TcpProxy(server_port(mongodb_url)) as proxy,
+        AsyncMongoClient(through(mongodb_url, proxy.port), **options) as far,
+    ):
         await init_beanie(far[desk.db.name], document_models=DOCUMENTS, skip_indexes=True)
         async with desk.completing() as completion:
             # The look back is over, and a connection is free.
