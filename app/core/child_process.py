@@ -29,8 +29,10 @@ _ROOT: Final = str(Path(__file__).resolve().parents[2])
 # What a program needs of the environment: no secret of the service.
 _PASSED: Final = frozenset({
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE",
+})  # fmt: skip
+_OF_NETWORKS: Final = frozenset({
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
 })  # fmt: skip
 
 Lost = Literal["not started", "ended", "stuck", "nonsense", "closed"]
@@ -152,14 +154,17 @@ class ChildProcess:
         setup: bytes,
         *,
         environment: Mapping[str, str] | None = None,
+        online: bool = False,
         start_seconds: float = START_SECONDS,
         idle_seconds: float | None = IDLE_SECONDS,
     ) -> None:
         """`setup` is the first question of each run; nothing else is asked before its reply. `environment` is added to
-        what a program needs anyway. With `idle_seconds` None it stays."""
+        what a program needs anyway, and to be `online` the proxies and certificates, too. With `idle_seconds` None it
+        stays."""
         self.setup = setup
         self._module = module
         self._environment = dict(environment or {})
+        self._passed = _PASSED | _OF_NETWORKS if online else _PASSED
         self._start_seconds = start_seconds
         self._idle_seconds = idle_seconds
         self._life: _Life | None = None
@@ -251,7 +256,7 @@ class ChildProcess:
         return life
 
     async def _launch(self) -> asyncio.subprocess.Process:
-        passed = {name: value for name, value in os.environ.items() if name.upper() in _PASSED}
+        passed = {name: value for name, value in os.environ.items() if name.upper() in self._passed}
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable,

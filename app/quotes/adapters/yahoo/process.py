@@ -50,6 +50,7 @@ class YahooProcess:
             "app.quotes.adapters.yahoo.program",
             encode(self._setup),
             environment=_ONE_THREAD,
+            online=True,
             idle_seconds=idle_seconds,
         )
 
