@@ -16,6 +16,7 @@ from app.crypto.lane import ListingLane
 from app.crypto.router import router as crypto
 from app.job_runs.router import router as jobs
 from app.market_data.router import router as market_data
+from app.predictions.router import router as predictions
 from app.quotes.router import router as quotes
 from app.signals.router.generated import router as generated_signals
 from app.signals.router.indicators import router as indicators
@@ -36,8 +37,8 @@ def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
     # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes.
     app.include_router(webhook)
-    features = (alerts, market_data, user_signals, auth, audit, crypto, quotes, indicators, generated_signals, jobs)
-    for router in features:
+    listed = (quotes, indicators, generated_signals, predictions)
+    for router in (alerts, market_data, user_signals, auth, audit, crypto, *listed, jobs):
         app.include_router(router, dependencies=[KnownQuery])
     for router in (stream, system, docs_router()):
         app.include_router(router)

@@ -63,6 +63,7 @@ Simulated prices are streaming. Look at
   {url}/api/v1/cryptocurrencies/BTC/chart?interval=1d&format=html      a year of one
   {url}/api/market/quote/RELIANCE                                  a share, as Yahoo would tell it
   {url}/api/signals/RELIANCE/chart?format=html                     what the rules say of it
+  {url}/api/predictions/generate/RELIANCE                          POST, signed in: what models expect
   {url}/health                                                     how feed and syncs do
 Let something go wrong (and curl -X DELETE the same to end it):
   curl {faults} -d '{{"fault": "half-open"}}'

@@ -39,6 +39,10 @@ TAGS = [
         "description": "Listed shares and indices by Yahoo and Angel One: newest prices, history, fetched on demand.",
     },
     {"name": "Signals", "description": "Indicators, and what rules make of them: BUY, SELL or HOLD, with a backtest."},
+    {
+        "name": "Predictions",
+        "description": "What models expect of a price, how they did on data they had not seen, and what became of it.",
+    },
     {"name": "Your signals", "description": "Trading ideas with target and stop, completed by live prices."},
     {
         "name": "Cryptocurrencies",

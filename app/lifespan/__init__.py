@@ -26,10 +26,12 @@ from app.lifespan.generated_signals import generated_signals
 from app.lifespan.ground import ground_floor
 from app.lifespan.jobs import job_runs
 from app.lifespan.market import Market
+from app.lifespan.predictions import predictions
 from app.lifespan.quotes import quotes
 from app.lifespan.signals import signals
 from app.mail.models import DOCUMENTS as MAIL_DOCUMENTS
 from app.market_data.models import DOCUMENTS as MARKET_DOCUMENTS
+from app.predictions.models import DOCUMENTS as PREDICTION_DOCUMENTS
 from app.quotes.models import DOCUMENTS as QUOTE_DOCUMENTS
 from app.signals.generated_models import DOCUMENTS as GENERATED_SIGNAL_DOCUMENTS
 from app.signals.user_models import DOCUMENTS as USER_SIGNAL_DOCUMENTS
@@ -48,6 +50,7 @@ DOCUMENTS: list[type[Document]] = [
     *USER_SIGNAL_DOCUMENTS,
     *QUOTE_DOCUMENTS,
     *GENERATED_SIGNAL_DOCUMENTS,
+    *PREDICTION_DOCUMENTS,
 ]
 """Every document of every feature."""
 
@@ -81,6 +84,7 @@ async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[
         generated_signals(registry, settings, ground, hub, jobs, shown.candles, market)
         probes = {
             "quotes": shown.health,
+            "predictions": predictions(registry, settings, ground, jobs, shown.candles, market.calendar, stack),
             "crypto": await crypto(registry, settings, ground, jobs, stack),
             "signals": signals(registry, settings, ground, people, hub, market),
         }

@@ -18,12 +18,10 @@ from app.core.problem import problem_responses
 from app.core.rate_limit import RateLimiter
 from app.core.schemas import PlainText
 from app.core.security import Principal, Scope
+from app.core.settings import Settings
 from app.quotes.reading import QuoteReading
 from app.quotes.schemas import HistoryOut, QuoteOut, QuoteResult, SyncOut, TimeframeIn
 from app.quotes.sources import MOST_AT_ONCE
-
-SYNCS_PER_MINUTE = 30
-"""Of one account: each is a request to a provider that counts them."""
 
 router = APIRouter(prefix="/api/market", tags=["Quotes and candles"])
 
@@ -90,8 +88,12 @@ def _next(request: Request, cursor: str) -> str:
     return f"{quote_path(request.url.path)}?{urlencode([*query, ('cursor', cursor)])}"
 
 
-async def _sync_limit(caller: QuoteSyncer, limiter: Annotated[RateLimiter, provided(RateLimiter)]) -> None:
-    await limiter.hit("quote-sync", str(caller.user_id), SYNCS_PER_MINUTE)
+async def _sync_limit(
+    caller: QuoteSyncer,
+    limiter: Annotated[RateLimiter, provided(RateLimiter)],
+    settings: Annotated[Settings, provided(Settings)],
+) -> None:
+    await limiter.hit("quote-sync", str(caller.user_id), settings.market_sync_rate_limit_per_minute)
 
 
 async def _several(

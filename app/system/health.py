@@ -26,6 +26,7 @@ class HealthReport(ResponseModel):
     mail: Line = Field(examples=[{"status": "ok", "transport": "smtp", "waiting": 0}])
     audit: Line = Field(examples=[{"status": "ok"}])
     quotes: Line = Field(examples=[{"status": "ok", "yahoo": {"circuit": "closed"}}])
+    predictions: Line = Field(examples=[{"status": "ok", "state": "asleep"}])
     crypto: Line = Field(examples=[{"status": "ok", "providers": {"coingecko": {"state": "closed", "calls": 412}}}])
     signals: Line = Field(examples=[{"status": "ok"}])
     stream: Line = Field(examples=[{"status": "ok", "clients": 3}])

@@ -16,3 +16,5 @@ class QuoteSettings(BaseSettings):
     quotes_indian_source: Literal["yahoo", "angel_one"] = "yahoo"
     market_cache_seconds: int = Field(300, ge=1, le=86_400)
     quote_cache_seconds: int = Field(15, ge=1, le=3_600)
+    market_sync_rate_limit_per_minute: int = Field(30, ge=1)
+    """Of one account: each is a request to a provider that counts them."""

@@ -18,6 +18,7 @@ from app.core.encryption_keys import check_keys, new_key
 from app.core.key_files import read_or_create_secret
 from app.core.settings.crypto import CryptoSettings
 from app.core.settings.market_data import MarketDataSettings
+from app.core.settings.predictions import PredictionSettings
 from app.core.settings.quotes import QuoteSettings
 from app.core.settings.signals import SignalSettings
 from app.core.settings.values import (
@@ -85,7 +86,9 @@ def _weakness(secret: str) -> str | None:
     return None
 
 
-class Settings(MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings, BaseSettings):
+class Settings(
+    MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings, PredictionSettings, BaseSettings
+):
     """The service's configuration; `.env.example` explains each variable to the person who sets it."""
 
     model_config = SettingsConfigDict(

@@ -160,7 +160,7 @@ class YahooMarket:
             if self.now() < closes and (so_far := self._minutes(listed, day, split)):
                 shown.append(_joined(so_far, opens, dividend))
             else:
-                prices = (_single(value / split) for value in (day.open, day.high, day.low, day.close))
+                prices = _divided((day.open, day.high, day.low, day.close), split)
                 made = Shown(opens, *prices, 0.0, round(day.volume * split))
                 shown.append(replace(made, adjusted_close=_single(day.close / split * dividend)))
         return shown
@@ -187,7 +187,7 @@ class YahooMarket:
         opens, closes = listed.session(day.day)
         count = int((min(closes, self.now()) - opens) / timedelta(minutes=1)) + (self.now() < closes)
         return [
-            Shown(opens + timedelta(minutes=place), *(_single(value / split) for value in row[:4]), 0.0, row[4])
+            Shown(opens + timedelta(minutes=place), *_divided(row[:4], split), 0.0, row[4])
             for place, row in enumerate(_path(listed.symbol, day, int((closes - opens) / timedelta(minutes=1)))[:count])
         ]
 
@@ -196,6 +196,15 @@ def _joined(parts: list[Shown], at: datetime, dividend: float) -> Shown:
     close = parts[-1].close
     high, low = max(part.high for part in parts), min(part.low for part in parts)
     return Shown(at, parts[0].open, high, low, close, close * dividend, sum(part.volume for part in parts))
+
+
+Prices = tuple[float, float, float, float]
+"""Open, high, low, close."""
+
+
+def _divided(prices: Prices, split: float) -> Prices:
+    first, high, low, close = (_single(value / split) for value in prices)
+    return first, high, low, close
 
 
 def _single(value: float) -> float:
@@ -266,5 +275,5 @@ def _invented_days(symbol: str, price: float, first_day: date, last: date) -> tu
         high = max(first, close) * (1 + abs(chance.gauss(0, 0.004)))
         low = min(first, close) * (1 - abs(chance.gauss(0, 0.004)))
         volume = 0 if symbol.startswith("^") else chance.randrange(2_000_000, 12_000_000)
-        days.append(Day(session.day, *(round(value, 2) for value in (first, high, low, close)), volume))
+        days.append(Day(session.day, round(first, 2), round(high, 2), round(low, 2), round(close, 2), volume))
     return tuple(days)
