@@ -9,13 +9,13 @@ from app.alerts.schemas import WebhookAlert
 from app.alerts.webhook import WebhookLane, key_in_path
 from app.alerts.webhook import router as webhook
 from app.audit.router import router as audit
-from app.auth.router import router as auth
+from app.auth.router import routers as auth
 from app.auth.schemas.sign_in import SecondFactorRequired
 from app.core.deps import KnownQuery
 from app.crypto.lane import ListingLane
-from app.crypto.router import router as crypto
+from app.crypto.router import routers as crypto
 from app.job_runs.router import router as jobs
-from app.market_data.router import router as market_data
+from app.market_data.router import routers as market_data
 from app.predictions.router import router as predictions
 from app.quotes.router import router as quotes
 from app.signals.router.generated import router as generated_signals
@@ -35,13 +35,14 @@ FAST_LANES: list[type[WebhookLane | ListingLane]] = [WebhookLane, ListingLane]
 
 def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
-    # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes.
-    app.include_router(webhook)
-    listed = (quotes, indicators, generated_signals, predictions)
-    for router in (alerts, market_data, user_signals, auth, audit, crypto, *listed, jobs):
-        app.include_router(router, dependencies=[KnownQuery])
-    for router in (stream, system, docs_router()):
+    # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes. Early, since
+    # FastAPI finishes all routes on the way to the one that is asked for: what asks after a start should not wait.
+    for router in (webhook, system, stream):
         app.include_router(router)
+    listed = (quotes, indicators, generated_signals, predictions)
+    for router in (alerts, *market_data, user_signals, *auth, audit, *crypto, *listed, jobs):
+        app.include_router(router, dependencies=[KnownQuery])
+    app.include_router(docs_router())
 
 
 def limits_its_own_body(scope: Scope) -> bool:

@@ -76,7 +76,8 @@ def _followed(watchlist: Watchlist) -> Callable[[], Sequence[str]]:
                 if one.symbol.replace(" ", "") in INDICES:  # the providers have no candles of the others
                     names.append(one.symbol)
             elif one.kind in {"", "EQ"} and one.exchange in {"NSE", "BSE"}:
-                names.append(f"{one.symbol}.BO" if one.exchange == "BSE" else one.symbol)
+                share = one.symbol.removesuffix("-EQ")
+                names.append(f"{share}.BO" if one.exchange == "BSE" else share)
         return list(dict.fromkeys(names))
 
     return symbols

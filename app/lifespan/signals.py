@@ -18,11 +18,13 @@ from app.core.settings import Settings
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
 from app.market_data.candle_reading import CandleReading
-from app.market_data.ports import Quality, Tick, Timeframe
+from app.market_data.ports import Instrument, Quality, Tick, Timeframe
 from app.market_data.schemas import Span
+from app.market_data.watchlist import Watchlist
 from app.signals.completion import SignalCompletion
 from app.signals.look_back import LookBack
 from app.signals.ports import PriceBar
+from app.signals.price_names import PriceNames, price_name
 from app.signals.user_signals import UserSignals
 
 LEASE_SECONDS = 15.0
@@ -38,11 +40,14 @@ class Feed(Protocol):
 class CandlePrices:
     """Fills the port `PriceHistory` of signals with the candles of market data."""
 
-    def __init__(self, reading: CandleReading) -> None:
-        self._reading = reading
+    def __init__(self, reading: CandleReading, doubt: Callable[[str], str | None]) -> None:
+        """`doubt`: what speaks against the prices of a symbol."""
+        self._reading, self._doubt = reading, doubt
 
     async def bars(self, symbol: str, start: datetime, end: datetime) -> list[PriceBar]:
         """See the port."""
+        if self._doubt(symbol):  # perhaps another instrument's: its ticks are suspect, and end nothing either
+            return []
         try:
             _, rows = await self._reading.stretch(symbol, Timeframe.M1, Span(start=start, end=end), 0)
         except NotFoundError:  # no feed has ever brought it
@@ -60,10 +65,12 @@ def signals(
     """Make the services and provide what endpoints ask for; gives what `/health` asks."""
     clock, bus = ground.clock, ground.bus
     sequence = Numbers(clock)
-    registry.provide(UserSignals, UserSignals(bus=bus, clock=clock, sequence=sequence, audit=people.audit))
+    watchlist = registry.get(Watchlist)
+    names = price_names(watchlist)
+    registry.provide(UserSignals, UserSignals(bus=bus, clock=clock, sequence=sequence, audit=people.audit, names=names))
     bus.subscribe(SignalChanged, partial(_stream, hub))
-    past = LookBack(history=CandlePrices(registry.get(CandleReading)), clock=clock)
-    completion = SignalCompletion(bus=bus, clock=clock, sequence=sequence, audit=people.audit, past=past)
+    past = LookBack(history=CandlePrices(registry.get(CandleReading), watchlist.doubt), clock=clock)
+    completion = SignalCompletion(bus=bus, clock=clock, sequence=sequence, audit=people.audit, past=past, names=names)
     if settings.background_tasks_enabled:
         lease = LeaseHolder(ground.database.db, clock, "signal completion", ground.holder, LEASE_SECONDS)
         ground.supervisor.add("signal completion", partial(lease.run, completion.run))
@@ -73,6 +80,21 @@ def signals(
         return completion.health() if settings.background_tasks_enabled else {"status": "off"}
 
     return health
+
+
+def price_names(watchlist: Watchlist) -> PriceNames:
+    """What the feed's ticks call a symbol, by what it follows now."""
+    seen: Sequence[Instrument] | None = None
+    known: frozenset[str] = frozenset()
+
+    def name(symbol: str) -> str | None:
+        nonlocal seen, known
+        followed = watchlist.followed()
+        if followed is not seen:
+            seen, known = followed, frozenset(one.symbol for one in followed)
+        return price_name(symbol, known)
+
+    return name
 
 
 def _complete(completion: SignalCompletion, ticks: Sequence[Tick]) -> None:

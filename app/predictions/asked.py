@@ -72,8 +72,8 @@ def check_usable(series: CandleSeries, horizon: int) -> None:
     if count < needed:
         raise InvalidInputError(
             f"{series.symbol} has {count:,} closed candles of {series.timeframe}; a forecast over "
-            f"{horizon_text(horizon, Timeframe(series.timeframe))} that can be judged needs {needed:,}. Ask for a "
-            "shorter time_horizon or another timeframe."
+            f"{horizon_text(horizon, Timeframe(series.timeframe))} that can be judged needs {needed:,}. Ask for "
+            f"{'a shorter time_horizon or ' if count >= minimum_bars(1) else ''}another timeframe."
         )
     still = sum(after == before for before, after in zip(series.close, series.close[1:], strict=False))
     if 2 * still > count:

@@ -26,12 +26,14 @@ class PredictionReading:
         self._rows, self._symbols, self._cache = rows, symbols, cache
         self._seconds = min(cache_seconds, SCORECARD_SECONDS)
 
-    async def page(self, symbol: str, timeframe: str | None, model: str | None, page: PageRequest) -> Page[Row]:
+    async def page(
+        self, symbol: str, timeframe: str | None, model: str | None, page: PageRequest, horizon_bars: int | None = None
+    ) -> Page[Row]:
         """Predictions of what `symbol` means; of the likeliest meaning that has any.
 
         Raises `InvalidInputError` for what is no symbol; one that has no predictions has an empty page.
         """
-        return (await self._found(symbol, timeframe, model, page))[1]
+        return (await self._found(symbol, timeframe, model, page, horizon_bars=horizon_bars))[1]
 
     async def scorecard(self, symbol: str, timeframe: str | None, model: str | None) -> bytes:
         """The scores of the newest predictions of `symbol` as JSON, at most a minute old; raises as `page` does."""
@@ -54,12 +56,15 @@ class PredictionReading:
         model: str | None,
         page: PageRequest,
         projection: dict[str, int] | None = None,
+        *,
+        horizon_bars: int | None = None,
     ) -> tuple[str, Page[Row]]:
         names = self._symbols.names(symbol)
         for name in names:
             equality: dict[str, Any] = {"symbol": name}
             equality |= {"timeframe": str(timeframe)} if timeframe else {}
             equality |= {"model_used": str(model)} if model else {}
+            equality |= {"horizon_bars": horizon_bars} if horizon_bars else {}
             found = await read_page(self._rows.newest(equality, page, projection), page)
             if found.rows:
                 return name, found

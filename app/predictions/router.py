@@ -17,7 +17,7 @@ from app.core.security import Principal, Scope
 from app.core.settings import Settings
 from app.predictions.chart_service import PredictionCharts
 from app.predictions.horizons import USUAL, horizon_of
-from app.predictions.ml.values import Family
+from app.predictions.ml.values import MAXIMUM_HORIZON, Family
 from app.predictions.reading import PredictionReading
 from app.predictions.schemas import (
     HORIZON,
@@ -133,12 +133,15 @@ async def list_predictions(
     page: Annotated[PageRequest, Depends(page_request)],
     timeframe: TimeframeQuery = None,
     model: ModelQuery = None,
+    horizon_bars: Annotated[
+        int | None, Query(ge=1, le=MAXIMUM_HORIZON, description="So many candles ahead only.", examples=[5])
+    ] = None,
 ) -> Response:
     """What was predicted and stored, newest first, with what became of it; nothing for a symbol that has none.
 
     An ensemble comes with the predictions of its members.
     """
-    found = await reading.page(symbol, timeframe, model, page)
+    found = await reading.page(symbol, timeframe, model, page, horizon_bars)
     body = predictions_json(found.announce(request, response))
     return Response(body, headers=response.headers, media_type="application/json")
 

@@ -22,6 +22,11 @@ _KEPT_DAYS: Final = {"1m": 30, "5m": 60, "15m": 120, "1H": 400}
 """How long predictions of less than a day are kept at most; those of days and weeks as long as the setting says."""
 
 
+SETTLES: Final = timedelta(minutes=30)
+"""How long after a session its close is taken to be the official one: NSE's is the mean of the last half hour, known
+some minutes later. Until then providers have the last trade, and an outcome is written once."""
+
+
 class PredictionRows:
     """The collection of predictions."""
 
@@ -90,7 +95,7 @@ class PredictionRows:
             "candles": candles,
             "model": {name: value for name, value in model.items() if name != "family"},
             "created_at": self._clock.now(),
-            "look_at": ends,
+            "look_at": ends if Timeframe(series.timeframe).intraday else ends + SETTLES,
         }
 
     def newest(

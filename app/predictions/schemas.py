@@ -185,7 +185,9 @@ class PredictionJob(ResponseModel):
     progress_percent: int = Field(examples=[40])
     doing: str = Field(examples=["random_forest: fold 3 of 5"])
     status_url: str = Field(examples=["/api/v1/jobs/6b02893a002b26997921d778"])
-    result_url: str = Field(examples=["/api/predictions/RELIANCE.NS?timeframe=1D&model=ensemble&limit=1"])
+    result_url: str = Field(
+        examples=["/api/predictions/RELIANCE.NS?timeframe=1D&model=ensemble&horizon_bars=5&limit=1"]
+    )
     symbol: str = Field(examples=["RELIANCE.NS"])
     timeframe: Timeframe
     model_used: ModelName

@@ -177,7 +177,9 @@ class Predictions:
 
     def _to_follow(self, asked: Asked, run_id: str, run: RunView | None) -> Answer:
         job = f"/api/v1/jobs/{run_id}"
-        query = urlencode({"timeframe": asked.timeframe, "model": asked.model, "limit": 1})
+        # All of it: the newest one may be what somebody else asked for, over another horizon.
+        which = {"timeframe": asked.timeframe, "model": asked.model, "horizon_bars": asked.horizon}
+        query = urlencode({**which, "limit": 1})
         progress = run.progress if run else None
         body = {
             "job_id": run_id,

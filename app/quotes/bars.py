@@ -8,11 +8,12 @@ from typing import Final, NamedTuple, Protocol
 
 from app.core.candles import Timeframe
 from app.core.market_calendar import DAY, IST, MarketCalendar
-from app.quotes.ports import Bar, Prices
+from app.quotes.ports import Bar, Prices, rounded
 
 SETTLED: Final = timedelta(minutes=30)
 """How long after a bar's end it is taken to be whole, whatever the provider's newest trade is: its data may lag."""
 _SLACK: Final = 0.005
+_MISPLACED: Final = 0.1
 _WEEK: Final = timedelta(days=7)
 _OPENS, _CLOSES = time(9, 15), time(15, 30)
 
@@ -105,27 +106,46 @@ class Made(NamedTuple):
 
 
 def misaligned(rows: Sequence[Row], length: timedelta, hours: Hours) -> bool:
-    """Whether rows begin inside a bar (at the hour, say, and not at 09:15). The newest may: it is the last trade."""
-    return any((bar := hours.bar(row.start, length)) and bar[0] != row.start for row in rows[:-1])
+    """Whether rows begin inside bars (at the hour, say, and not at 09:15). The newest may: it is the last trade.
+
+    A few do where a provider does not know a special session's hours, once in two years: their bars are made of them.
+    """
+    within = sum((bar := hours.bar(row.start, length)) is not None and bar[0] != row.start for row in rows[:-1])
+    return within > _MISPLACED * len(rows)
 
 
 def made_of(rows: Iterable[Row], timeframe: Timeframe, hours: Hours, known_until: datetime) -> Made:
     """The bars that `rows` are, or are parts of; `known_until`: everything before it is in them."""
-    dropped, placed = 0, []
+    dropped, placed, told = 0, [], Happened()
     for row in sorted(rows, key=lambda row: row.start):
         slot = hours.bar(row.start, timeframe.length) if timeframe.intraday else hours.day(hours.date_of(row.start))
         checked = _checked(row)
+        told = told.and_of(row)
         if slot is None or checked is None:
             # Days on which nothing happened are no fault of anybody's.
             dropped += not math.isnan(row.close)
         else:
-            placed.append((slot, checked))
+            placed.append((slot, checked._replace(split=told.split, dividend=told.dividend)))
+            told = Happened()
     joined = [(slot, _joined([row for _, row in group])) for slot, group in groupby(placed, key=lambda item: item[0])]
-    bars, factor = [], 1.0
+    bars, factor = [], told.split or 1.0
     for (start, end), row in reversed(joined):
         bars.append(_bar(row, start, end, factor, closed=end <= known_until))
         factor *= row.split or 1.0
     return Made(tuple(reversed(bars)), dropped)
+
+
+class Happened(NamedTuple):
+    """What has happened to a share since the last bar: told on its date, whether or not there is a bar of that."""
+
+    split: float = 0.0
+    dividend: float = 0.0
+
+    def and_of(self, row: Row) -> "Happened":
+        """With what the row tells."""
+        split = row.split if math.isfinite(row.split) and row.split > 0 else 0.0
+        dividend = row.dividend if math.isfinite(row.dividend) and row.dividend > 0 else 0.0
+        return Happened((self.split or 1.0) * split if split else self.split, self.dividend + dividend)
 
 
 def _checked(row: Row) -> Row | None:
@@ -137,9 +157,7 @@ def _checked(row: Row) -> Row | None:
     high, low = max(row.high, row.open, row.close), min(row.low, row.open, row.close)
     if high > row.high * (1 + _SLACK) or low < row.low * (1 - _SLACK) or low > high or not 0 <= volume < 1e15:
         return None
-    split = row.split if math.isfinite(row.split) and row.split > 0 else 0.0
-    dividend = row.dividend if math.isfinite(row.dividend) and row.dividend > 0 else 0.0
-    return row._replace(high=high, low=low, volume=volume, split=split, dividend=dividend)
+    return row._replace(high=high, low=low, volume=volume)
 
 
 def _joined(rows: Sequence[Row]) -> Row:
@@ -165,7 +183,7 @@ def _bar(row: Row, start: datetime, end: datetime, splits: float, *, closed: boo
 
 
 def _prices(row: Row, factor: float, digits: int, volume: float) -> Prices:
-    first, high, low, close = (round(price * factor, digits) for price in (row.open, row.high, row.low, row.close))
+    first, high, low, close = (rounded(price * factor, digits) for price in (row.open, row.high, row.low, row.close))
     return Prices(first, high, low, close, volume)
 
 

@@ -64,6 +64,13 @@ class LeftAloneError(SourceError):
     trips = False
 
 
+class BusyError(SourceError):
+    """Others are being asked for, and take long; nothing was sent, so nothing is known of the provider."""
+
+    kind = "busy"
+    trips = False
+
+
 class NoSuchSymbolError(SourceError):
     """It does not know the symbol."""
 

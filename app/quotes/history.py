@@ -18,7 +18,8 @@ from app.core.errors import FieldError, InvalidInputError, NotFoundError, Unavai
 from app.core.market_calendar import IST, MarketCalendar
 from app.quotes.bars import DailyHours, IndianHours, weeks
 from app.quotes.errors import NoSuchSymbolError, NothingFoundError, SourceError
-from app.quotes.naming import elsewhere, resolve
+from app.quotes.known_names import KnownNames
+from app.quotes.naming import resolve
 from app.quotes.ports import Bar, Fetched, Symbol
 from app.quotes.sources import Sources
 from app.quotes.spans import check_days, days_for, span_of, usual_days
@@ -62,7 +63,7 @@ class QuoteCandles:
         self._sources, self._store, self._cache = sources, store, cache
         self._clock, self._calendar, self._cache_seconds = clock, calendar, cache_seconds
         self._indian = IndianHours(calendar)
-        self._known_as: LRUCache[str, Symbol] = LRUCache(10_000)
+        self._names = KnownNames(store, clock)
         self._locks: LRUCache[str, asyncio.Lock] = LRUCache(2_000)
         self._keeping: set[asyncio.Task[Any]] = set()
 
@@ -103,12 +104,15 @@ class QuoteCandles:
         """
         wanted = check_days(days or usual_days(timeframe), timeframe)
         fetched = await self._get(text, timeframe, span_of(wanted, timeframe))
-        start = self._clock.now() - timedelta(days=wanted)
+        now = self._clock.now()
+        # Nobody who does not say how far back wants nothing, as there is of the last day on a Sunday.
+        until = min(now, fetched.bars[-1].end) if days is None and fetched.bars else now
+        start = until - timedelta(days=wanted)
         return msgspec.structs.replace(fetched, bars=tuple(bar for bar in fetched.bars if bar.end > start))
 
     async def sync(self, text: str, timeframe: Timeframe, days: int | None) -> Synced:
         """Fetch now, whatever the cache has, and store; raises as `history` does, and never gives what is stale."""
-        wanted = check_days(days or usual_days(timeframe), timeframe)
+        wanted = check_days(days or max(usual_days(timeframe), _OVERLAP.days), timeframe)
         start = self._clock.now() - timedelta(days=wanted)
         base = Timeframe.D1 if timeframe is Timeframe.W1 else timeframe
 
@@ -132,29 +136,31 @@ class QuoteCandles:
     async def _resolved(self, text: str, get: Callable[[Symbol], Awaitable[T]]) -> T:
         """What `get` gives of the symbol that `text` means: of NSE's, or of another exchange's where NSE has none."""
         symbol = resolve(text)
-        symbol = self._known_as.get(symbol.name, symbol)
+        symbol = self._names.meant(symbol)
         try:
             return await get(symbol)
-        except NoSuchSymbolError as error:
-            other = elsewhere(symbol)
+        except SourceError as error:
+            other = await self._names.otherwise(symbol, error)
             if other is not None:
                 try:
                     found = await get(other)
                 except NoSuchSymbolError:
                     pass
                 else:
-                    self._known_as[symbol.name] = other
+                    self._names.found(symbol, other)
                     return found
-            raise NotFoundError(_unknown(symbol, error)) from None
-        except NothingFoundError:
-            raise NotFoundError(f"There are no candles of {symbol.name} for this time.") from None
+            if isinstance(error, NoSuchSymbolError):
+                raise NotFoundError(_unknown(symbol, other, error)) from None
+            if isinstance(error, NothingFoundError):
+                raise NotFoundError(f"There are no candles of {symbol.name} for this time.") from None
+            raise
 
     async def _cached(self, symbol: Symbol, timeframe: Timeframe, days: int) -> Fetched:
         now = self._clock.now()
         base = Timeframe.D1 if timeframe is Timeframe.W1 else timeframe
         slot, begun = self._slot(symbol, base, now)
         key = f"{symbol.name}:{base.value}:{days}:{slot}"
-        early = base.intraday and begun is not None and now - begun < _JUST_CLOSED
+        early = begun is not None and now - begun < _JUST_CLOSED
         seconds = min(_FRESH_SECONDS if early else self._cache_seconds, self._cache_seconds)
         start = now - timedelta(days=days)
 
@@ -200,7 +206,8 @@ class QuoteCandles:
         except PyMongoError as error:
             log.warning("stored candles cannot be read", error=type(error).__name__)
             state = None
-        if state is not None and state.last < start:
+        if state is not None:
+            # The newest stored one alone says nothing: it may be forming still.
             furthest = self._clock.now() - timedelta(days=span_of(10**6, timeframe))
             start = min(start, max(state.last - _OVERLAP, furthest))
         return await self._sources.candles(symbol, timeframe, start)
@@ -282,6 +289,6 @@ def _hours_of(days: tuple[Bar, ...]) -> DailyHours:
     return DailyHours(newest.start.tzinfo or IST, newest.start.time(), newest.end.time())
 
 
-def _unknown(symbol: Symbol, error: SourceError) -> str:
-    tried = symbol.name if symbol.otherwise is None else f"{symbol.name}, and no {symbol.otherwise}"
+def _unknown(symbol: Symbol, other: Symbol | None, error: SourceError) -> str:
+    tried = symbol.name if other is None else f"{symbol.name}, and no {other.name}"
     return f"There is no {tried} at {error.source.value}."

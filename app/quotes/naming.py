@@ -15,8 +15,8 @@ INDICES: Final = {
     "NIFTYBANK": "^NSEBANK",
 }
 """Names of indices, without spaces."""
-_INDIAN_INDICES: Final = frozenset(INDICES.values())
-_FORM = re.compile(r"\^?[A-Z0-9][A-Z0-9.&=\-]*").fullmatch
+_INDIAN_INDICES: Final = frozenset(INDICES.values()) | {"^INDIAVIX", "^NSEMDCP50", "^CRSLDX"}
+_FORM = re.compile(r"\^?[A-Z0-9][A-Z0-9.&=_\-]*").fullmatch
 # What a share is called at the American exchanges: where NSE has nothing by that name, it may be meant.
 _AMERICAN = re.compile(r"[A-Z]{1,5}(-[A-Z])?").fullmatch
 _COIN = re.compile(r"[A-Z0-9]{2,10}-(USD|EUR|INR|GBP|USDT)").fullmatch
@@ -32,7 +32,7 @@ def resolve(text: str, *, where: tuple[str, str] = ("path", "symbol")) -> Symbol
     if found := INDICES.get(name.replace(" ", "")):
         return Symbol(found, indian=True)
     if len(name) > MAX_LENGTH or not _FORM(name):
-        message = "This is not a symbol: letters, digits and . & - = are, 32 at most, for instance RELIANCE or ^NSEI"
+        message = "This is not a symbol: letters, digits and . & - = _ are, 32 at most, for instance RELIANCE or ^NSEI"
         raise InvalidInputError(f"{'.'.join(where)}: {message}.", [FieldError(where, message, "symbol_invalid")])
     if name.startswith("^"):
         return Symbol(name, indian=name in _INDIAN_INDICES or name.startswith("^CNX"))

@@ -15,7 +15,8 @@ from app.core.clock import Clock
 from app.core.errors import DomainError, NotFoundError
 from app.core.market_calendar import MarketCalendar
 from app.quotes.errors import NoSuchSymbolError, SourceError
-from app.quotes.naming import elsewhere, resolve
+from app.quotes.known_names import KnownNames
+from app.quotes.naming import resolve
 from app.quotes.ports import Quote, Symbol
 from app.quotes.sources import MOST_AT_ONCE, Sources
 from app.quotes.store import CandleStore
@@ -47,7 +48,7 @@ class Quotes:
         self._clock, self._calendar = clock, calendar
         self._open_seconds, self._closed_seconds = open_seconds, max(open_seconds, closed_seconds)
         self._newest: LRUCache[str, Quote] = LRUCache(_REMEMBERED)
-        self._known_as: LRUCache[str, Symbol] = LRUCache(10_000)
+        self._names = KnownNames(store, clock)
         self._waiting: dict[Symbol, asyncio.Future[Quote]] = {}
         self._asking: set[asyncio.Task[Any]] = set()
 
@@ -72,19 +73,21 @@ class Quotes:
         return await asyncio.gather(*map(one, texts))
 
     async def _resolved(self, symbol: Symbol) -> Quote:
-        symbol = self._known_as.get(symbol.name, symbol)
+        symbol = self._names.meant(symbol)
         try:
             return await self._cached(symbol)
-        except NoSuchSymbolError as error:
-            other = elsewhere(symbol)
+        except SourceError as error:
+            other = await self._names.otherwise(symbol, error)
             if other is not None:
                 try:
                     found = await self._cached(other)
                 except NoSuchSymbolError:
                     pass
                 else:
-                    self._known_as[symbol.name] = other
+                    self._names.found(symbol, other)
                     return found
+            if not isinstance(error, NoSuchSymbolError):
+                raise
             tried = symbol.name if other is None else f"{symbol.name}, and no {other.name}"
             raise NotFoundError(f"There is no {tried} at {error.source.value}.") from None
 
@@ -95,9 +98,8 @@ class Quotes:
         seconds, state = self._keep_for(symbol)
         try:
             return _decode(await self._cache.get_or_make(_GROUP, f"{symbol.name}:{state}", seconds, make))
-        except NoSuchSymbolError:
-            raise
         except SourceError as error:
+            # Also where it is said not to exist: answers may lack what there is.
             stale = await self._kept(symbol)
             if stale is None:
                 raise error from None

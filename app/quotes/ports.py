@@ -99,6 +99,11 @@ class Quote(msgspec.Struct, frozen=True):
     stale: bool = False
 
 
+def rounded(price: float, digits: int) -> float:
+    """To so many digits after the point; of what is less than 1, to one more that count: some coins cost millionths."""
+    return round(price, digits) if abs(price) >= 1 else float(f"{price:.{digits + 1}g}")
+
+
 class HistorySource(Protocol):
     """A provider. Every call raises a `SourceError` (see `errors`) for whatever is not a usable answer."""
 

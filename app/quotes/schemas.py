@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from app.core.candles import TIMEFRAMES, Timeframe
 from app.core.errors import DomainError
 from app.core.schemas import ResponseModel
-from app.quotes.ports import Bar, Fetched, Quote, SourceName
+from app.quotes.ports import Bar, Fetched, Quote, SourceName, rounded
 
 
 def _timeframe(value: Any) -> Any:
@@ -54,14 +54,14 @@ class QuoteOut(ResponseModel):
     def of(cls, quote: Quote, age_seconds: float) -> "QuoteOut":
         """As JSON shows it."""
         before = quote.previous_close
-        change = round(quote.price - before, 6) if before else None
+        change = quote.price - before if before else None
         return cls(
             symbol=quote.symbol,
             name=quote.name,
             exchange=quote.exchange,
             currency=quote.currency,
             price=quote.price,
-            change=change,
+            change=None if change is None else rounded(change, 6),
             change_percent=round(change / before * 100, 4) if change is not None and before else None,
             previous_close=before,
             open=quote.open,

@@ -12,7 +12,7 @@ import structlog
 from app.core.breaker import FIRST_REST, LONGEST_REST, Circuit
 from app.core.candles import Timeframe
 from app.core.clock import Clock
-from app.quotes.errors import LeftAloneError, NoSuchSymbolError, RateLimitedError, SourceError
+from app.quotes.errors import BusyError, LeftAloneError, NoSuchSymbolError, RateLimitedError, SourceError
 from app.quotes.ports import Fetched, HistorySource, Quote, SourceName, Symbol
 
 log = structlog.get_logger(__name__)
@@ -40,18 +40,24 @@ class _Guarded:
         self._circuit = self._circuit.admitted(now)
         try:
             answer = await question(self.source)
+        except BusyError:
+            self._unasked()
+            raise
         except SourceError as error:
             self._note(error)
             raise
         except BaseException:
-            # Nothing is known of the provider then: the next call is the probe again.
-            self._circuit = Circuit(
-                failures=self._circuit.failures, rests=self._circuit.rests, open_until=self._circuit.open_until
-            )
+            self._unasked()
             raise
         self._circuit = self._circuit.succeeded(self._clock.now())
         self._last_error = None
         return answer
+
+    def _unasked(self) -> None:
+        """Nothing is known of the provider then: the next call is the probe again."""
+        self._circuit = Circuit(
+            failures=self._circuit.failures, rests=self._circuit.rests, open_until=self._circuit.open_until
+        )
 
     def _note(self, error: SourceError) -> None:
         now = self._clock.now()

@@ -194,6 +194,16 @@ class CandleStore:
                 await self._states.update_one({"_id": state["_id"]}, {"$max": {"first": before}})
         return count
 
+    async def knows(self, symbol: str) -> bool:
+        """Whether any provider ever had anything of a symbol."""
+        if await self._quotes.find_one({"_id": symbol}, {"_id": 1}):
+            return True
+        for timeframe in Timeframe:
+            for source in SourceName:
+                if await self.state(series_of(symbol, timeframe, source)):
+                    return True
+        return False
+
     # Newest quotes
 
     async def put_quotes(self, quotes: Sequence[Quote]) -> None:

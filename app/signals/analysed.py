@@ -8,7 +8,7 @@ import msgspec
 
 from app.signals.backtest_words import Backtest
 
-RULES_VERSION: Final = 1
+RULES_VERSION: Final = 2
 """To be raised with every change of what rules, weights or levels say: stored signals are not mixed up with others."""
 THRESHOLD: Final = 30.0
 """Of a score from -100 to 100: from here on it asks for something."""

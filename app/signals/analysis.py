@@ -8,6 +8,7 @@ from datetime import UTC, date
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.core.candles import CandleSeries, Timeframe
 from app.core.charges import ChargeEngine
@@ -40,7 +41,10 @@ class Track:
         self.score = scores(self.views)
         # Without a range there is neither stop nor target.
         self.score[~np.isfinite(self.values["atr_14"])] = np.nan
-        self.asked: Sides = wanted(self.score)
+        asked = wanted(self.score)
+        self.asked: Sides = np.where(_fits(self.bars.close, self.values["atr_14"], asked), asked, 0).astype(np.int8)
+        self.too_wide = asked != self.asked
+        """Where stop or target would be at nothing or below."""
         self.costs = Costs(engine, self.terms)
         self.holding = Costs(engine, self.terms.holding)
         both = {side: self._exits(side) for side in (1, -1)}
@@ -66,6 +70,13 @@ class Track:
         trades = positions(self.bars, self.sides, self._exits_traded)
         segment = None if self.terms.segment is None else self.terms.segment.value
         return run(setting, trades, self._exits_traded, segment, self.terms.note)
+
+
+def _fits(close: Floats, atr: Floats, sides: Sides) -> NDArray[np.bool_]:
+    """Whether the level below the price, a BUY's stop or a SELL's target, is a price at all."""
+    below = np.where(sides > 0, STOP_ATR, TARGET_ATR) * atr
+    fits: NDArray[np.bool_] = (sides == 0) | (below < close)
+    return fits
 
 
 def columns_of(series: CandleSeries) -> Columns:
@@ -105,6 +116,8 @@ def analyse(series: CandleSeries, engine: ChargeEngine) -> Analysis:
         stop_loss=None if stop is None else priced(close - side * stop),
         support=None if wall.support is None else priced(wall.support),
         resistance=None if wall.resistance is None else priced(wall.resistance),
+        too_wide=bool(track.too_wide[last]),
+        shorts=track.terms.shorts,
     )
     reasons = _reasons(track, last)
     said = [reason.text for reason in sorted(reasons, key=_weight) if reason.score]

@@ -28,6 +28,7 @@ from app.core.clock import Clock, from_micros
 from app.core.clock import Sequence as Numbers
 from app.core.events import PeersChanged, SignalChanged, TickNotice, TicksArrived
 from app.signals.followed import Followed, FollowedSignals, Touch, followed
+from app.signals.price_names import PriceNames, as_written
 from app.signals.status import Status
 from app.signals.user_wire import Row, changed, signal_rows
 
@@ -75,11 +76,12 @@ class SignalCompletion:
         sequence: Numbers,
         audit: AuditTrail,
         past: PastTouches,
+        names: PriceNames = as_written,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
-        """`past`: a `look_back.LookBack`."""
+        """`past`: a `look_back.LookBack`; `names`: what ticks call the symbols of signals."""
         self._bus, self._clock, self._sequence, self._audit = bus, clock, sequence, audit
-        self._past, self._check_seconds = past, check_seconds
+        self._past, self._names, self._check_seconds = past, names, check_seconds
         self._followed = FollowedSignals()
         self._running = False
         self._waiting: deque[_Waiting] = deque()
@@ -186,6 +188,7 @@ class SignalCompletion:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LAST_PAUSE)
             else:
+                raise_if_cancelled()  # a write that is done again inside the driver swallows it as well
                 self._last_error = None
                 return
 
@@ -206,7 +209,9 @@ class SignalCompletion:
         self._loaded.set()
         # What is touched and not stored yet must not be touched again.
         waiting = {touch.signal.id for touch, _ in self._waiting}
-        found = [signal for row in rows if (signal := followed(row)) is not None and signal.id not in waiting]
+        found = [
+            signal for row in rows if (signal := followed(row, self._names)) is not None and signal.id not in waiting
+        ]
         self._followed.clear()
         self._followed.put(found)
 
@@ -221,7 +226,7 @@ class SignalCompletion:
         self._follow(row, signal_id)
 
     def _follow(self, row: Row | None, signal_id: str) -> None:
-        signal = followed(row) if row else None
+        signal = followed(row, self._names) if row else None
         if signal is None:
             self._followed.drop(signal_id)
         else:
@@ -252,7 +257,7 @@ class SignalCompletion:
         if row is None:
             return  # deleted in between: whoever did that has told of it
         self._completed += 1
-        self._bus.announce(changed(row, "completed", self._sequence.next()))
+        self._bus.announce(changed(row, "completed", self._sequence.next(), self._names))
         details = {"symbol": row["symbol"], "outcome": outcome.kind.value, "price": str(outcome.price)}
         target = ("signal", signal.id)
         await self._audit.note(Act("signal.complete", row["user_id"], SYSTEM, target=target, details=details))
@@ -260,7 +265,7 @@ class SignalCompletion:
     def _judge_again(self, touch: Touch, row: Row | None) -> None:
         """The row is not what was touched: it is closed, gone, or was changed by its owner."""
         signal, outcome = touch
-        present = followed(row) if row else None
+        present = followed(row, self._names) if row else None
         if present and present.levels == signal.levels and outcome.at >= present.since:
             self._followed.drop(signal.id)
             self._take([Touch(present, outcome)])

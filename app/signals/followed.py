@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from app.signals.price_names import PriceNames, as_written
 from app.signals.status import SignalType, Status
 from app.signals.touches import Levels, Outcome, touched_by_price
 from app.signals.user_schemas import followed_live
@@ -20,6 +21,7 @@ class Followed(NamedTuple):
     id: str
     """24 hex digits."""
     symbol: str
+    """As its prices call it."""
     revision: int
     levels: Levels
     since: datetime
@@ -33,12 +35,16 @@ class Touch(NamedTuple):
     outcome: Outcome
 
 
-def followed(row: Mapping[str, Any]) -> Followed | None:
-    """The signal of a stored row; None if it is closed, or its price is not that of its symbol."""
+def followed(row: Mapping[str, Any], names: PriceNames = as_written) -> Followed | None:
+    """The signal of a stored row; None if it is closed, or its price is not that of its symbol.
+
+    What no feed brings stays under its own name: the next look knows better.
+    """
     if row["status"] != Status.ACTIVE or not followed_live(row["symbol"], row.get("option_type")):
         return None
     levels = Levels.of(SignalType(row["signal_type"]), row["target_price"], row["stop_loss"])
-    return Followed(str(row["_id"]), row["symbol"], row["revision"], levels, row["levels_at"])
+    symbol = names(row["symbol"]) or row["symbol"]
+    return Followed(str(row["_id"]), symbol, row["revision"], levels, row["levels_at"])
 
 
 class _Lot:
@@ -84,6 +90,9 @@ class FollowedSignals:
         """Add, or take the place of what has the same id and is no newer."""
         changed: dict[str, _Lot] = {}
         for signal in signals:
+            if self._symbols.get(signal.id, signal.symbol) != signal.symbol:
+                changed.pop(self._symbols[signal.id], None)
+                self.drop(signal.id)
             lot = self._lots.setdefault(signal.symbol, _Lot())
             known = lot.signals.get(signal.id)
             if known is None or known.revision <= signal.revision:

@@ -70,7 +70,8 @@ class BacktestOut(ResponseModel):
     random_entry_percentile: float | None = Field(
         examples=[70.1],
         description="Share of 1,000 draws of as many random entries, with the same stops and targets, that did worse "
-        "on average; 50 is no better than chance. Null for fewer than five trades.",
+        "on average; about 50 is no better than chance (rules that follow trends come out somewhat lower on prices "
+        "without any pattern). Null for fewer than five trades.",
     )
     buy_and_hold: HoldingOut
     segment: str | None = Field(examples=["delivery"], description="Whose charges; null where they are not India's.")
@@ -100,7 +101,10 @@ class TradingSignal(ResponseModel):
     id: str = Field(examples=[_SIGNAL["id"]])
     symbol: str = Field(examples=["RELIANCE.NS"], description="As the provider of candles calls it.")
     timeframe: Timeframe
-    signal_type: Call = Field(description="HOLD too where what such signals brought before is under the costs.")
+    signal_type: Call = Field(
+        description="HOLD too where what such signals brought before is under the costs. SELL of a share by candles of "
+        "days or weeks is for who holds it: shares cannot be sold first and kept overnight."
+    )
     strength: float = Field(
         examples=[48.5], description="From 0 to 100: how much of the rules' weight agrees. Not a probability."
     )

@@ -1,7 +1,7 @@
 """Looks through candles for what has touched signals while nobody saw a tick."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -20,8 +20,11 @@ AT_ONCE: Final = timedelta(days=7)
 """What one question to the history covers."""
 AGAIN: Final = timedelta(minutes=45)
 """How far each look reaches back behind the one before: an outage of the feed is filled in when it is over."""
-AGAIN_AT_FIRST: Final = timedelta(days=3)
-"""And the first one behind what another process, or an earlier run, has looked at."""
+FAR: Final = timedelta(days=3)
+"""And some of them: the first one behind what another process, or an earlier run, has looked at, and then one every
+`FAR_EVERY`. After a restart candles are filled in only once looking has begun, and long outages late."""
+FAR_EVERY: Final = timedelta(minutes=15)
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 KEEP_EVERY: Final = timedelta(hours=1)
 """How often it is written down until when a symbol was looked at."""
 
@@ -33,6 +36,8 @@ class LookBack:
         self._history, self._clock = history, clock
         self._checked: dict[str, datetime] = {}
         self._kept: dict[str, datetime] = {}
+        self._far: dict[str, datetime] = {}
+        """When the last far look was, by symbol."""
 
     async def touches(self, symbol: str, signals: Sequence[Followed]) -> list[Touch]:
         """Which of `signals`, all on `symbol`, its candles have touched since the last look, each by the first of them.
@@ -41,7 +46,8 @@ class LookBack:
         again the next time.
         """
         now = self._clock.now()
-        behind = await self._behind(symbol)
+        far = now - self._far.get(symbol, _NEVER) >= FAR_EVERY
+        behind = await self._behind(symbol, far=far)
         open_: dict[Followed, datetime] = {
             signal: max(signal.since, behind) if behind else signal.since for signal in signals
         }
@@ -57,18 +63,20 @@ class LookBack:
             found += _touched(open_, bars)
             low = high
         await self._keep(symbol, now)
+        if far:
+            self._far[symbol] = now
         return found
 
-    async def _behind(self, symbol: str) -> datetime | None:
+    async def _behind(self, symbol: str, *, far: bool) -> datetime | None:
         """What was looked at before, less what is looked at again; None if it never was."""
         if (checked := self._checked.get(symbol)) is not None:
-            return checked - AGAIN
+            return checked - (FAR if far else AGAIN)
         row = await SignalCheckDocument.get_pymongo_collection().find_one({"_id": symbol})
         if row is None:
             return None
         self._kept[symbol] = row["checked_at"]
         stored: datetime = row["checked_at"]
-        return stored - AGAIN_AT_FIRST
+        return stored - FAR
 
     async def _keep(self, symbol: str, now: datetime) -> None:
         self._checked[symbol] = now

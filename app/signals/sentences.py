@@ -155,6 +155,10 @@ class Verdict(NamedTuple):
     stop_loss: float | None
     support: float | None
     resistance: float | None
+    too_wide: bool = False
+    """Whether stop or target would be at nothing or below."""
+    shorts: bool = True
+    """Whether one can sell first."""
 
 
 def opening(verdict: Verdict) -> str:
@@ -166,6 +170,8 @@ def opening(verdict: Verdict) -> str:
     cost = f"{verdict.cost_percent:.2f} %"
     if verdict.call is not Call.HOLD:
         return f"{verdict.call}: {score}, and {brought}, more than the {cost} that a round trip costs."
+    if verdict.too_wide:
+        return f"HOLD: {score}, but prices move so much that a stop or a target would be below nothing."
     if verdict.asked is Call.HOLD:
         return f"HOLD: {score}, and it takes {verdict.threshold:.0f} either way."
     if not verdict.edge_trades:
@@ -189,6 +195,8 @@ def levels(verdict: Verdict, atr: float | None) -> str:
             f"From the next opening the stop is 2 and the target 3 average ranges ({shown(atr)}) away: about"
             f" {shown(verdict.stop_loss)} and {shown(verdict.price_target)}."
         )
+    if verdict.call is Call.SELL and not verdict.shorts:
+        parts.append("This is for whoever holds it: it cannot be sold first and kept beyond the day.")
     walls = [
         f"{name} at {shown(value)}"
         for name, value in (("support", verdict.support), ("resistance", verdict.resistance))
@@ -202,8 +210,11 @@ def levels(verdict: Verdict, atr: float | None) -> str:
 def tested(backtest: Backtest) -> str:
     """How the rules did before."""
     if not backtest.trades:
+        made = "made no trade that was expected to pay"
+        if backtest.exposure:
+            made = f"began one position, which is still open at {backtest.net_return_percent:+.1f} %"
         return (
-            f"In {backtest.bars:,} bars these rules made no trade that was expected to pay; buying and holding brought"
+            f"In {backtest.bars:,} bars these rules {made}; buying and holding brought"
             f" {backtest.buy_and_hold.net_return_percent:+.1f} %."
         )
     hits = "" if backtest.hit_rate is None else f", {100 * backtest.hit_rate:.0f} % of them with a gain"

@@ -113,7 +113,8 @@ class SignalInput(RequestModel):
 
     symbol: Symbol = Field(
         description="The instrument. Live ticks of this symbol complete the signal; an option is followed only by the "
-        "symbol of its contract (`NIFTY24NOV2624500CE`)."
+        "symbol of its contract (`NIFTY24NOV2624500CE`). `RELIANCE`, `NSE:RELIANCE` and `RELIANCE.NS` are the ticks "
+        "of `RELIANCE-EQ`, `NIFTY50` those of `NIFTY 50`."
     )
     option_type: Option | None = Field(None, description="For options; known from the symbol of a contract.")
     signal_type: Side
@@ -122,7 +123,7 @@ class SignalInput(RequestModel):
     stop_loss: PositiveAmount = Field(description="Below the entry for BUY, above it for SELL.")
     quantity: Quantity
     confidence: Confidence
-    status: Annotated[Literal[Status.ACTIVE], BeforeValidator(_upper)] = Status.ACTIVE
+    status: Annotated[Literal["ACTIVE"], BeforeValidator(_upper)] = "ACTIVE"
     notes: Notes | None = None
 
     @model_validator(mode="after")
@@ -188,8 +189,8 @@ class UserSignal(ResponseModel):
     status: Status
     notes: str | None
     followed_live: bool = Field(
-        description="Whether the price of `symbol` completes it: an active signal that is no option named by its "
-        "underlying."
+        description="Whether the price of `symbol` completes it: an active signal on what the live feed follows "
+        "(`GET /api/v1/market-data/watchlist`), and no option named by its underlying."
     )
     outcome: SignalOutcome | None = Field(description="Null while it is active, and where it was closed by hand.")
     created_at: datetime

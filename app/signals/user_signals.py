@@ -1,5 +1,6 @@
 """The use cases around users' signals: enter, list, read, change, delete."""
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final
 
@@ -12,9 +13,10 @@ from app.core.errors import ConflictError, FieldError, InvalidInputError, NotFou
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.problem import summary
 from app.core.security import Principal
+from app.signals.price_names import PriceNames, as_written
 from app.signals.status import SignalType, Status, check_change, check_open
 from app.signals.user_schemas import SignalChange, SignalFilters, SignalInput, contract_type
-from app.signals.user_wire import Row, changed, signal_json, signal_rows
+from app.signals.user_wire import Row, changed, signal_json, signal_rows, signals_json
 
 MAX_ACTIVE: Final = 200
 """Signals of one user that are followed at one time."""
@@ -26,8 +28,12 @@ _ATTEMPTS: Final = 5
 class UserSignals:
     """Signals of one user at a time; nobody sees anybody else's."""
 
-    def __init__(self, *, bus: Bus, clock: Clock, sequence: Sequence, audit: AuditTrail) -> None:
+    def __init__(
+        self, *, bus: Bus, clock: Clock, sequence: Sequence, audit: AuditTrail, names: PriceNames = as_written
+    ) -> None:
+        """`names`: what live prices call the symbols of signals."""
         self._bus, self._clock, self._sequence, self._audit = bus, clock, sequence, audit
+        self._names = names
 
     async def create(self, caller: Principal, given: SignalInput) -> bytes:
         """Store a new signal: its JSON. Raises `InvalidInputError` for levels on the wrong side of the entry, and
@@ -39,7 +45,7 @@ class UserSignals:
             raise ConflictError(f"You can have {MAX_ACTIVE} active signals at most: close or delete some.")
         await signal_rows().insert_one(row)
         await self._tell(caller, row, "created", "signal.create")
-        return signal_json(row)
+        return signal_json(row, self._names)
 
     def _draft(self, user_id: PydanticObjectId, given: SignalInput) -> Row:
         now = self._clock.now()
@@ -77,9 +83,13 @@ class UserSignals:
         rows = newest_first(signal_rows(), equality, page=page, account=user_id, clock=self._clock)
         return await read_page(rows, page)
 
+    def json(self, rows: Iterable[Row]) -> bytes:
+        """Rows of a page as a JSON array."""
+        return signals_json(rows, self._names)
+
     async def get(self, user_id: PydanticObjectId, signal_id: PydanticObjectId) -> bytes:
         """One signal's JSON; raises `NotFoundError`."""
-        return signal_json(await _mine(user_id, signal_id))
+        return signal_json(await _mine(user_id, signal_id), self._names)
 
     async def change(self, caller: Principal, signal_id: PydanticObjectId, given: SignalChange) -> bytes:
         """Change what was given: the signal's JSON. Raises `NotFoundError`, `InvalidInputError` for levels that do not
@@ -92,7 +102,7 @@ class UserSignals:
             row = await _mine(caller.user_id, signal_id)
             wanted = self._changed(row, values)
             if wanted is row:
-                return signal_json(row)
+                return signal_json(row, self._names)
             result = await signal_rows().replace_one(
                 {"_id": signal_id, "user_id": caller.user_id, "revision": row["revision"]}, wanted
             )
@@ -100,7 +110,7 @@ class UserSignals:
                 word = wanted["status"].lower() if wanted["status"] != row["status"] else "changed"
                 action = {"completed": "signal.complete", "cancelled": "signal.cancel"}.get(word, "signal.change")
                 await self._tell(caller, wanted, word, action)
-                return signal_json(wanted)
+                return signal_json(wanted, self._names)
         raise ConflictError("This signal is being changed by somebody else at this moment; try again.")
 
     def _changed(self, row: Row, values: dict[str, Any]) -> Row:
@@ -134,7 +144,7 @@ class UserSignals:
         await self._tell(caller, row, "deleted", "signal.delete")
 
     async def _tell(self, caller: Principal, row: Row, change: str, action: str) -> None:
-        self._bus.announce(changed(row, change, self._sequence.next()))
+        self._bus.announce(changed(row, change, self._sequence.next(), self._names))
         details = {"symbol": row["symbol"], "side": row["signal_type"], "status": row["status"]}
         target = ("signal", str(row["_id"]))
         await self._audit.note(Act(action, caller.user_id, Actor.of(caller), target=target, details=details))

@@ -8,6 +8,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from app.core.bson_codec import exact_rows
 from app.core.events import SignalChanged
+from app.signals.price_names import PriceNames
 from app.signals.status import Status
 from app.signals.user_models import SignalDocument
 from app.signals.user_schemas import followed_live
@@ -23,8 +24,8 @@ def signal_rows() -> AsyncCollection[Row]:
     return exact_rows(SignalDocument.get_pymongo_collection())
 
 
-def signal_wire(row: Row) -> Row:
-    """A signal from its row."""
+def signal_wire(row: Row, names: PriceNames) -> Row:
+    """A signal from its row; `names`: what live prices call it."""
     outcome = row.get("outcome")
     option_type = row.get("option_type")
     return {
@@ -40,7 +41,11 @@ def signal_wire(row: Row) -> Row:
         "confidence": row["confidence"],
         "status": row["status"],
         "notes": row.get("notes"),
-        "followed_live": row["status"] == Status.ACTIVE and followed_live(row["symbol"], option_type),
+        "followed_live": (
+            row["status"] == Status.ACTIVE
+            and followed_live(row["symbol"], option_type)
+            and names(row["symbol"]) is not None
+        ),
         "outcome": outcome and {name: outcome[name] for name in _OUTCOME},
         "created_at": row["created_at"],
         "updated_at": row["updated_at"],
@@ -48,17 +53,17 @@ def signal_wire(row: Row) -> Row:
     }
 
 
-def signal_json(row: Row) -> bytes:
+def signal_json(row: Row, names: PriceNames) -> bytes:
     """One signal, encoded."""
-    return _encode(signal_wire(row))
+    return _encode(signal_wire(row, names))
 
 
-def signals_json(rows: Iterable[Row]) -> bytes:
+def signals_json(rows: Iterable[Row], names: PriceNames) -> bytes:
     """A JSON array of signals."""
-    return _encode([signal_wire(row) for row in rows])
+    return _encode([signal_wire(row, names) for row in rows])
 
 
-def changed(row: Row, change: str, seq: int) -> SignalChanged:
+def changed(row: Row, change: str, seq: int, names: PriceNames) -> SignalChanged:
     """The event that tells of `change` (`created`, `changed`, `completed`, `cancelled`, `deleted`).
 
     On the channel generated signals come, too: `kind` tells a user's own apart.
@@ -69,5 +74,5 @@ def changed(row: Row, change: str, seq: int) -> SignalChanged:
         status=row["status"],
         deleted=change == "deleted",
         seq=seq,
-        body=_encode({"kind": "user", "change": change, **signal_wire(row)}),
+        body=_encode({"kind": "user", "change": change, **signal_wire(row, names)}),
     )

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,7 +15,7 @@ from app.core.clock import Sequence, SystemClock
 from app.core.errors import UnauthorizedError
 from app.core.events import KeyChanged
 from app.core.security import Principal, Role
-from tests.support.mongodb import empty_database, mongodb_server
+from tests.support.mongodb import empty_database
 
 MANY = 201
 """More than one update ends."""
@@ -52,8 +51,8 @@ class Callers:
 
 
 @pytest_asyncio.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    async with mongodb_server(tmp_path) as url, empty_database(url, DOCUMENTS):
+async def bus(mongodb_url: str) -> AsyncIterator[Bus]:
+    async with empty_database(mongodb_url, DOCUMENTS):
         bus = Bus(NullTransport())
         await bus.start()
         yield bus

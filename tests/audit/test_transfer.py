@@ -13,10 +13,10 @@ from app.core.migrations import check_migrations
 from app.core.transfer import Importer, Mode, export_database
 from app.core.transfer_file import ExportFile
 from tests.audit.conftest import act, entries, head
-from tests.core.databases import MakeDatabase, make_database, server_url
+from tests.core.databases import MakeDatabase, make_database
 from tests.support.clocks import StandingClock
 
-__all__ = ["make_database", "server_url"]
+__all__ = ["make_database"]
 
 CLOCK = SystemClock()
 

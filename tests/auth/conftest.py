@@ -1,6 +1,5 @@
 """The auth services in this process, on a real database, with a clock that tests can move."""
 
-import os
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from beanie import init_beanie
-from pymongo import AsyncMongoClient, monitoring
+from pymongo import monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.auth.accounts import Accounts, NewAccount
@@ -26,11 +24,11 @@ from app.auth.uses import CredentialUses
 from app.core import audit
 from app.core.audit import Act
 from app.core.bus import Bus, NullTransport
-from app.core.embedded import EmbeddedDatabase
 from app.core.errors import UnavailableError
 from app.core.mail import MailRequest
 from app.core.rate_limit import RateLimiter
 from app.core.security import Principal
+from tests.support.mongodb import empty_database
 
 PASSWORD = "correct horse battery staple"
 HERE = Client("192.0.2.7", "pytest")
@@ -116,17 +114,6 @@ class Parts:
         return await self.authenticator.authenticate(pair.access_token)
 
 
-@pytest.fixture(scope="session")
-async def mongodb_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """A database server: the real one that `TEST_MONGODB_URL` names, else an embedded one."""
-    if url := os.environ.get("TEST_MONGODB_URL"):
-        yield url
-        return
-    embedded = EmbeddedDatabase(tmp_path_factory.mktemp("auth"), role="tool")
-    yield await embedded.start()
-    await embedded.stop()
-
-
 class Queries(monitoring.CommandListener):
     """Counts what the database is asked for, by collection, and how much of it at one time.
 
@@ -169,14 +156,8 @@ def queries() -> Queries:
 @pytest.fixture(scope="module")
 async def auth_db(mongodb_url: str, queries: Queries) -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
     """An empty database of this module's own."""
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        mongodb_url, tz_aware=True, w="majority", journal=True, maxPoolSize=4, event_listeners=[queries]
-    )
-    name = f"test_auth_{secrets.token_hex(4)}"
-    await init_beanie(client[name], document_models=DOCUMENTS)
-    yield client[name]
-    await client.drop_database(name)
-    await client.close()
+    async with empty_database(mongodb_url, DOCUMENTS, event_listeners=[queries]) as db:
+        yield db
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,24 +13,18 @@ from app.core.maintenance import place_of
 from app.core.settings import Settings
 from tests.support.administrators import administrator, signed_in
 from tests.support.people import PASSWORD, Person, alert
-from tests.support.service import FULL_PRICE, ROOT, ServiceProcess
+from tests.support.scripts import run_script
+from tests.support.service import FULL_PRICE, ServiceProcess
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def create_user(service: ServiceProcess) -> Run:
-    def run(*arguments: str, password: str = PASSWORD, **settings: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "scripts" / "create_user.py"), *arguments]
-        return subprocess.run(
-            command,
-            env=service.env | settings,
-            input=f"{password}\n",
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+    def run(
+        *arguments: str, password: str = PASSWORD, cold: bool = False, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        return run_script("create_user.py", service.env | settings, *arguments, typed=f"{password}\n", cold=cold)
 
     return run
 
@@ -40,7 +33,7 @@ async def test_the_first_administrator_is_made_beside_the_running_service(
     create_user: Run, client: httpx.AsyncClient
 ) -> None:
     name = f"root_{secrets.token_hex(4)}"
-    result = create_user(f"{name}@Example.com", "--admin", "--username", name.upper(), "--name", "Root")
+    result = create_user(f"{name}@Example.com", "--admin", "--username", name.upper(), "--name", "Root", cold=True)
     assert result.returncode == 0, result.stderr
     assert f"{name}@example.com (admin)" in result.stdout
     assert PASSWORD not in result.stdout + result.stderr

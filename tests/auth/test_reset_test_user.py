@@ -23,8 +23,9 @@ from app.core.errors import RateLimitedError
 from app.core.maintenance import tool_database
 from app.core.rate_limit import RateLimiter
 from app.core.settings import Settings
-from tests.support.administrators import run_script, signed_in
+from tests.support.administrators import signed_in
 from tests.support.people import Person
+from tests.support.scripts import run_script
 from tests.support.service import FULL_PRICE, ServiceProcess
 
 SCRIPT = "reset_test_user.py"
@@ -37,14 +38,16 @@ def password_in(done: subprocess.CompletedProcess[str]) -> str:
     return found[1]
 
 
-async def run(env: dict[str, str], *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(run_script, SCRIPT, env, *arguments, typed=typed)
+async def run(
+    env: dict[str, str], *arguments: str, typed: str = "", cold: bool = False
+) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(run_script, SCRIPT, env, *arguments, typed=typed, cold=cold)
 
 
 async def test_what_it_prints_signs_in_when_pasted(service: ServiceProcess):
     email = f"test-{secrets.token_hex(4)}@example.com"
 
-    made = await run(service.env, email, "--url", service.url + "/")
+    made = await run(service.env, email, "--url", service.url + "/", cold=True)
     again = await run(service.env, email, "--url", service.url)
 
     assert (made.returncode, again.returncode) == (0, 0), made.stderr + again.stderr

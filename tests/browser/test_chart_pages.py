@@ -87,16 +87,24 @@ async def open_chart(
     await watched.page.wait_for_selector(drawn)
 
 
-@pytest.mark.parametrize(("chart_type", "theme"), [*((chart_type, "dark") for chart_type in DRAWN), ("price", "light")])
-async def test_each_chart_draws(trader: Person, visit: Visit, chart_type: str, theme: str):
+async def open_drawn(watched: Watched, trader: Person, chart_type: str, theme: str = "dark") -> None:
+    """Open a chart of `ALERTS`, and see that everything is drawn over the whole width. To load it costs a second."""
     selector, count = DRAWN[chart_type]
-    async with visit() as watched:
-        await open_chart(watched, trader, theme, chart_type=chart_type)
+    await open_chart(watched, trader, theme, chart_type=chart_type)
 
-        visible = watched.page.locator(selector).and_(watched.page.locator(":visible"))
-        assert await visible.count() == count
-        width = await watched.page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
-        assert width == 1280
+    visible = watched.page.locator(selector).and_(watched.page.locator(":visible"))
+    assert await visible.count() == count
+    width = await watched.page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
+    assert width == 1280
+
+
+@pytest.mark.parametrize(
+    ("chart_type", "theme"), [("trade_types", "dark"), ("position", "dark"), ("pnl", "dark"), ("price", "light")]
+)
+async def test_each_chart_draws(trader: Person, visit: Visit, chart_type: str, theme: str):
+    """Prices in the dark and volumes: below, where they have more to show."""
+    async with visit() as watched:
+        await open_drawn(watched, trader, chart_type, theme)
 
 
 async def test_a_chart_fits_a_phone_and_a_turned_one(trader: Person, visit: Visit):
@@ -154,9 +162,9 @@ async def test_an_alert_tells_about_itself_in_indian_time_and_as_text(user: Pers
     assert "Breakout <img src=x onerror=alert(1)> & more" in label
 
 
-async def test_names_show_as_they_are_written(trader: Person, visit: Visit):
+async def test_volumes_are_drawn_and_names_show_as_they_are_written(trader: Person, visit: Visit):
     async with visit() as watched:
-        await open_chart(watched, trader, chart_type="volume")
+        await open_drawn(watched, trader, "volume")
         names = await watched.page.locator(".legendtext").all_text_contents()
 
     assert names == ["NIFTY", "NIFTY24200CE<b>"]
@@ -169,9 +177,11 @@ async def test_a_chart_of_nothing_says_so(user: Person, visit: Visit):
         assert await watched.page.locator(".annotation-text").text_content() == "No alerts match these filters"
 
 
-async def test_a_chart_can_be_kept_as_a_picture_and_not_uploaded(trader: Person, visit: Visit, tmp_path: Path):
+async def test_prices_are_drawn_and_can_be_kept_as_a_picture_and_not_uploaded(
+    trader: Person, visit: Visit, tmp_path: Path
+):
     async with visit(accept_downloads=True) as watched:
-        await open_chart(watched, trader, chart_type="price")
+        await open_drawn(watched, trader, "price")
         buttons = watched.page.locator(".modebar-btn")
         titles = [await button.get_attribute("data-title") or "" for button in await buttons.all()]
         async with watched.page.expect_download() as download:

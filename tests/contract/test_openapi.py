@@ -12,6 +12,7 @@ import pytest
 
 from tests.contract.conftest import Account
 from tests.support.administrators import administrator
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD
 from tests.support.service import ServiceProcess
 
@@ -234,7 +235,8 @@ FOR_ADMINISTRATORS = (
 
 def coins_of(target: ServiceProcess, account: Account) -> dict[str, str]:
     """The ids of a holding and a watchlist of the account, whose coins no example has."""
-    with httpx.Client(base_url=f"{target.url}/api/v1/crypto-portfolio", timeout=10, headers=account.headers) as client:
+    url = f"{target.url}/api/v1/crypto-portfolio"
+    with httpx.Client(base_url=url, timeout=10, headers=account.headers, verify=NO_TLS) as client:
         holding = client.post("/holdings", json={"symbol": "C40", "quantity": 1})
         watchlist = client.post("/watchlists", json={"name": "Mine", "coins": [{"symbol": "C40"}]})
     assert (holding.status_code, watchlist.status_code) == (201, 201), holding.text + watchlist.text
@@ -245,7 +247,7 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
     sent: list[str] = []
     made = {"secret_key": account.key, "item_id": account.alert_id, "key_id": account.key_id}
     made |= {"exchange": "NSE", "token": "2885", "symbol": "RELIANCE", **coins_of(target, account)}
-    with httpx.Client(base_url=target.url, timeout=10) as client:
+    with httpx.Client(base_url=target.url, timeout=10, verify=NO_TLS) as client:
         signs = {path: {"Authorization": f"Bearer {admin_token}"} for path in FOR_ADMINISTRATORS} | {
             path: somebody_with(client, body.get("current_password") or body["password"])
             for _, path, _, body in bodies(document)
@@ -253,7 +255,7 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
         }
         other = client.get("/api/v1/auth/me", headers=somebody_with(client, PASSWORD)).json()
         made["user_id"] = other["id"]
-    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers) as client:
+    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers, verify=NO_TLS) as client:
         # The account of the examples themselves, for the bodies that sign in.
         registering = next(body for _, path, _, body in bodies(document) if path == "/api/v1/auth/register")
         assert client.post("/api/v1/auth/register", json=registering).status_code in {201, 409}
@@ -291,7 +293,7 @@ def test_examples_of_answers_have_the_form_of_answers(
         "Alert": f"/data/{account.alert_id}",
         "User": "/api/v1/auth/me",
     }
-    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers) as client:
+    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers, verify=NO_TLS) as client:
         for name, path in real.items():
             answer = client.get(path).json()
             for example in document["components"]["schemas"][name]["examples"]:
@@ -315,7 +317,7 @@ def test_examples_of_answers_have_the_form_of_answers(
     ],
 )
 def test_every_error_has_the_one_form(target: ServiceProcess, method: str, path: str, status: int):
-    answer = httpx.request(method, target.url + path, headers={"X-Request-ID": "sane-1.2_3"}, timeout=10)
+    answer = httpx.request(method, target.url + path, headers={"X-Request-ID": "sane-1.2_3"}, timeout=10, verify=NO_TLS)
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == PROBLEM
@@ -332,7 +334,7 @@ def test_every_error_has_the_one_form(target: ServiceProcess, method: str, path:
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 41, "é", "<script>", '"', "a;b"])
 def test_an_insane_request_id_is_replaced(target: ServiceProcess, sent: str):
     headers = {"X-Request-ID": sent.encode("latin-1")}
-    answer = httpx.get(f"{target.url}/none", headers=headers, timeout=10)  # type: ignore[arg-type]  # bytes are fine
+    answer = httpx.get(f"{target.url}/none", headers=headers, timeout=10, verify=NO_TLS)  # type: ignore[arg-type]  # bytes are fine
 
     assert re.fullmatch(r"[0-9a-f-]{8,40}", answer.headers["X-Request-ID"])
     assert answer.headers["X-Request-ID"] != sent
@@ -348,7 +350,7 @@ def test_methods_that_a_path_does_not_take_are_told(target: ServiceProcess, docu
     shapes = {path: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))).fullmatch for path in by_path}
     for path in by_path:
         methods = set().union(*(by_path[other] for other, fits in shapes.items() if fits(path)))
-        answer = httpx.request("TRACE", target.url + path, timeout=10)
+        answer = httpx.request("TRACE", target.url + path, timeout=10, verify=NO_TLS)
         allowed = {name.strip() for name in answer.headers["Allow"].split(",")}
         assert answer.status_code == 405, path
         assert allowed - {"HEAD", "OPTIONS"} == methods, path

@@ -5,25 +5,12 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
 from app.core.database import Database
-from app.core.embedded import EmbeddedDatabase
 from app.core.settings import Settings
 
 MakeDatabase = Callable[[], Awaitable[Database]]
-
-
-@pytest_asyncio.fixture(scope="module")
-async def server_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """A database server: the real one that `TEST_MONGODB_URL` names, else an embedded one."""
-    if url := os.environ.get("TEST_MONGODB_URL"):
-        yield url
-        return
-    embedded = EmbeddedDatabase(tmp_path_factory.mktemp("databases"), role="tool")
-    yield await embedded.start()
-    await embedded.stop()
 
 
 def server_settings(url: str, folder: Path) -> Settings:
@@ -35,12 +22,12 @@ def server_settings(url: str, folder: Path) -> Settings:
 
 
 @pytest_asyncio.fixture
-async def make_database(server_url: str, tmp_path: Path) -> AsyncIterator[MakeDatabase]:
+async def make_database(mongodb_url: str, tmp_path: Path) -> AsyncIterator[MakeDatabase]:
     """Connects to new, empty databases."""
     made: list[Database] = []
 
     async def make() -> Database:
-        made.append(Database(server_settings(server_url, tmp_path)))
+        made.append(Database(server_settings(mongodb_url, tmp_path)))
         await made[-1].connect()
         return made[-1]
 

@@ -33,10 +33,10 @@ from app.core.migrations import (
 )
 from app.core.settings import Settings
 from app.lifespan import DOCUMENTS
-from tests.core.databases import MakeDatabase, make_database, server_url
+from tests.core.databases import MakeDatabase, make_database
 from tests.support.service import ROOT
 
-__all__ = ["make_database", "server_url"]
+__all__ = ["make_database"]
 
 CLOCK = SystemClock()
 FIRST, SECOND = "20270105_1200_first.py", "20270106_0900_second.py"
@@ -298,9 +298,9 @@ class Forward:
 
 
 @pytest.fixture
-def settings(server_url: str, tmp_path: Path) -> Settings:
+def settings(mongodb_url: str, tmp_path: Path) -> Settings:
     return Settings.load(
-        mongodb_url=server_url, data_dir=tmp_path, environment="test", secret_key="s" * 40, _env_file=None
+        mongodb_url=mongodb_url, data_dir=tmp_path, environment="test", secret_key="s" * 40, _env_file=None
     )
 
 
@@ -364,9 +364,9 @@ def house(tmp_path: Path, folder: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
-async def test_the_script(old: Database, house: Path, server_url: str, tmp_path: Path) -> None:
+async def test_the_script(old: Database, house: Path, mongodb_url: str, tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "ENVIRONMENT": "test", "DATA_DIR": str(tmp_path / "data")}
-    env |= {"MONGODB_URL": server_url, "DATABASE_NAME": old.db.name}
+    env |= {"MONGODB_URL": mongodb_url, "DATABASE_NAME": old.db.name}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(house / "scripts" / "migrate"), *arguments]

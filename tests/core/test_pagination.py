@@ -29,7 +29,7 @@ from app.core.pagination import (
 )
 from app.core.problem import add_problem_handlers
 from tests.support.clocks import StandingClock
-from tests.support.mongodb import Db, empty_database, mongodb_server
+from tests.support.mongodb import Db, empty_database
 
 NOW = datetime(2026, 11, 22, 9, 15, tzinfo=UTC)
 YEARS_AGO = NOW - timedelta(days=1500)
@@ -60,11 +60,8 @@ WORK = Work()
 
 
 @pytest_asyncio.fixture(scope="module")
-async def db(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Db]:
-    async with (
-        mongodb_server(tmp_path_factory.mktemp("pagination")) as url,
-        empty_database(url, event_listeners=[WORK]) as made,
-    ):
+async def db(mongodb_url: str) -> AsyncIterator[Db]:
+    async with empty_database(mongodb_url, event_listeners=[WORK]) as made:
         await made["rows"].create_index([("user_id", 1), ("seq", DESCENDING)])
         yield made
 

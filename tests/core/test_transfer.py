@@ -23,10 +23,10 @@ from app.core.migrations import LOG, STATE, NewerDataError, UnfinishedImportErro
 from app.core.transfer import Conflict, Imported, Importer, Mode, export_database
 from app.core.transfer_file import RAW, ExportFile, TransferError
 from app.lifespan import DOCUMENTS
-from tests.core.databases import MakeDatabase, make_database, server_settings, server_url
+from tests.core.databases import MakeDatabase, make_database, server_settings
 from tests.core.exports import NOW, checked, documents, raw, user, write
 
-__all__ = ["make_database", "server_url"]
+__all__ = ["make_database"]
 
 CLOCK = SystemClock()
 
@@ -185,7 +185,7 @@ async def test_half_of_an_import_is_never_served(make_database: MakeDatabase, tm
 
 
 async def test_what_expires_meanwhile_is_not_missed_and_everything_else_is(
-    make_database: MakeDatabase, server_url: str, tmp_path: Path
+    make_database: MakeDatabase, mongodb_url: str, tmp_path: Path
 ) -> None:
     source = await filled(make_database, user("a"), count=5)
     gone, stays = ObjectId(), ObjectId()
@@ -203,7 +203,7 @@ async def test_what_expires_meanwhile_is_not_missed_and_everything_else_is(
         def lose(name: str, _: int) -> None:
             if name == collection:
                 client: MongoClient[dict[str, Any]]
-                with MongoClient(server_url) as client:
+                with MongoClient(mongodb_url) as client:
                     for identity in identities:
                         client[target.db.name][name].delete_one({"_id": identity})
 
@@ -263,7 +263,7 @@ async def test_data_of_a_newer_schema_is_refused(make_database: MakeDatabase, tm
 
 
 async def test_a_replica_set_is_read_as_of_one_moment(
-    make_database: MakeDatabase, server_url: str, tmp_path: Path
+    make_database: MakeDatabase, mongodb_url: str, tmp_path: Path
 ) -> None:
     source = await filled(make_database, count=1100)
     can = "setName" in await source.client.admin.command("hello")
@@ -274,7 +274,7 @@ async def test_a_replica_set_is_read_as_of_one_moment(
         if collection == "strategies" and not changed:
             changed.append(count)
             client: MongoClient[dict[str, Any]]
-            with MongoClient(server_url) as client:
+            with MongoClient(mongodb_url) as client:
                 there: Collection[dict[str, Any]] = client[source.db.name]["strategies"]
                 there.insert_many([{"user_id": n, "name": "late"} for n in range(50)])
                 there.delete_many({"name": {"$in": [f"s{n}" for n in range(1000, 1100)]}})

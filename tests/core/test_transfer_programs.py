@@ -16,13 +16,13 @@ from bson import json_util
 
 from app.core.database import Database
 from app.core.embedded import EmbeddedDatabase, installed_version
-from tests.core.databases import MakeDatabase, make_database, server_settings, server_url
+from tests.core.databases import MakeDatabase, make_database, server_settings
 from tests.core.exports import user
 from tests.support.http import NO_TLS
 from tests.support.people import alert, sign_up
 from tests.support.service import ROOT, ServiceProcess
 
-__all__ = ["make_database", "server_url"]
+__all__ = ["make_database"]
 
 MakeService = Callable[..., ServiceProcess]
 
@@ -123,11 +123,11 @@ async def test_from_a_service_at_work_to_another_database(make_service: MakeServ
 
 
 async def test_the_programs_say_what_is_wrong(
-    server_url: str, make_database: MakeDatabase, run: Run, tmp_path: Path
+    mongodb_url: str, make_database: MakeDatabase, run: Run, tmp_path: Path
 ) -> None:
     two = await make_database(), await make_database()
     await two[0].db["users"].insert_many([user("a"), user("b")])
-    env = {"ENVIRONMENT": "test", "DATA_DIR": str(tmp_path / "data"), "MONGODB_URL": server_url}
+    env = {"ENVIRONMENT": "test", "DATA_DIR": str(tmp_path / "data"), "MONGODB_URL": mongodb_url}
     source, target = (env | {"DATABASE_NAME": database.db.name} for database in two)
     told = run("export_data.py", "-o", "x.gz", "--collections", "users", env=source)
     assert (told.returncode, told.stderr) == (0, "")

@@ -15,6 +15,7 @@ from tests.simulators.angel_one import INDICES, AngelOneSimulator
 from tests.simulators.angel_one.faults import CONTROL, FAULTS, add_options, carry_out
 from tests.simulators.angel_one.layout import LTP
 from tests.simulators.angel_one.rest import LOGIN
+from tests.support.http import NO_TLS
 
 NIFTY = INDICES[0]
 
@@ -41,13 +42,13 @@ async def listening(simulator: AngelOneSimulator) -> ClientConnection:
 
 
 async def order(simulator: AngelOneSimulator, fault: object) -> int:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         answer = await client.post(simulator.rest_url + CONTROL, json={"fault": fault})
     return answer.status_code
 
 
 async def heal(simulator: AngelOneSimulator) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         await client.delete(simulator.rest_url + CONTROL)
 
 
@@ -95,7 +96,7 @@ async def test_connections_break_and_what_refuses_refuses(simulator: AngelOneSim
     with pytest.raises(websockets.ConnectionClosed):
         await client.recv()
     assert simulator.sessions.holds_feed(old.feed) == (fault != "expired")
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=NO_TLS) as http:
         status = (await http.post(simulator.rest_url + LOGIN)).status_code
     if fault.isdigit():
         assert status == int(fault)
@@ -109,7 +110,7 @@ async def test_connections_break_and_what_refuses_refuses(simulator: AngelOneSim
 
 async def test_what_is_no_fault_is_refused_and_all_are_named(simulator: AngelOneSimulator) -> None:
     assert await order(simulator, "gremlins") == await order(simulator, None) == 422
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         named = (await client.get(simulator.rest_url + CONTROL)).json()
     assert named.keys() == FAULTS.keys()
     assert all(named.values())

@@ -13,6 +13,7 @@ import pytest
 from pymongo import MongoClient
 
 from app.core.embedded import EmbeddedDatabase
+from tests.support.http import NO_TLS
 from tests.support.service import ROOT, ServiceProcess
 
 AT = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
@@ -76,14 +77,14 @@ def test_repeats_go_and_different_ticks_stay(service: ServiceProcess):
     assert "0 repeats deleted, 0 ticks moved" in again.stdout
     service.start()
     base = f"{service.url}/api/v1/market-data"
-    found = httpx.get(f"{base}/symbol/NIFTY 50").json()
+    found = httpx.get(f"{base}/symbol/NIFTY 50", verify=NO_TLS).json()
     assert sorted(row["ltpc"] for row in found) == [100.0, 101.0, 101.5, 102.0, 102.0]
     moved = [datetime.fromisoformat(row["received_at"]) - AT for row in found[:4]]
     assert moved == [SECOND + timedelta(milliseconds=number) for number in (3, 2, 1, 0)]
-    statistics = httpx.get(f"{base}/statistics").json()
+    statistics = httpx.get(f"{base}/statistics", verify=NO_TLS).json()
     assert statistics["by_symbol"] == {"NIFTY 50": 5, "SENSEX": 1}
     assert statistics["by_quality"] == {"good": 5, "suspect": 1}
-    assert [row["symbol"] for row in httpx.get(f"{base}/latest").json()] == ["NIFTY 50", "SENSEX"]
+    assert [row["symbol"] for row in httpx.get(f"{base}/latest", verify=NO_TLS).json()] == ["NIFTY 50", "SENSEX"]
 
 
 def test_rows_that_are_no_ticks_are_named_and_left(service: ServiceProcess):

@@ -173,6 +173,8 @@ def test_weeks_are_made_of_days_and_end_with_their_last_session():
         ("500325.BO", "500325.BO", True),
         ("M&M", "M&M.NS", True),
         ("BAJAJ-AUTO", "BAJAJ-AUTO.NS", True),
+        ("NIFTY_FIN_SERVICE.NS", "NIFTY_FIN_SERVICE.NS", True),
+        ("^INDIAVIX", "^INDIAVIX", True),
         ("^GSPC", "^GSPC", False),
         ("BMW.DE", "BMW.DE", False),
         ("BTC-USD", "BTC-USD", False),

@@ -250,7 +250,7 @@ async def test_refused_input_and_unknown_symbols(desk: Desk, simulator: YahooSim
 async def test_an_american_symbol_is_found_where_nse_has_none(desk: Desk, simulator: YahooSimulator):
     answer = await desk.get("historical/aapl", days=400)
     assert (answer["symbol"], answer["currency"]) == ("AAPL", "USD")
-    desk.pass_by(minutes=10)
+    desk.pass_by(minutes=9)
     await desk.get("historical/AAPL", days=400)
     assert charts(simulator) == {"AAPL.NS": 1, "AAPL": 3}  # the first of AAPL: its time zone
 

@@ -11,6 +11,7 @@ import pytest
 from tests.simulators.coingecko import CoinGeckoSimulator
 from tests.simulators.coinmarketcap import CoinMarketCapSimulator
 from tests.simulators.coins import Coins
+from tests.support.http import NO_TLS
 
 REPOSITORY = Path(__file__).parents[2]
 LISTINGS = "/v1/cryptocurrency/listings/latest"
@@ -35,7 +36,7 @@ async def test_a_person_starts_it_and_breaks_it(vendor: str):
             vendor
         ]
         headers = {"X-CMC_PRO_API_KEY": settings.get("COINMARKETCAP_API_KEY", "")}
-        async with httpx.AsyncClient(headers=headers) as client:
+        async with httpx.AsyncClient(headers=headers, verify=NO_TLS) as client:
             assert (await client.get(path)).status_code == 200
             order = {"fault": "too_many", "times": 2, "retry_after": 5}
             ordered = await client.post(f"{root}/_simulator/faults", json=order)
@@ -58,7 +59,7 @@ async def test_a_person_starts_it_and_breaks_it(vendor: str):
 async def test_coingecko_limits_and_refuses_as_the_vendor():
     async with (
         CoinGeckoSimulator(Coins(300), key="k", per_minute=3, per_month=4) as simulator,
-        httpx.AsyncClient(headers={"x-cg-demo-api-key": "k"}) as client,
+        httpx.AsyncClient(headers={"x-cg-demo-api-key": "k"}, verify=NO_TLS) as client,
     ):
         url = f"{simulator.base_url}/coins/markets"
         whole = (await client.get(url, params={"vs_currency": "usd", "per_page": 1000})).json()
@@ -79,7 +80,7 @@ async def test_coingecko_limits_and_refuses_as_the_vendor():
 async def test_coinmarketcap_charges_credits():
     async with (
         CoinMarketCapSimulator(Coins(300), per_month=3) as simulator,
-        httpx.AsyncClient(headers={"X-CMC_PRO_API_KEY": str(simulator.key)}) as client,
+        httpx.AsyncClient(headers={"X-CMC_PRO_API_KEY": str(simulator.key)}, verify=NO_TLS) as client,
     ):
         url = simulator.base_url + LISTINGS
         two = (await client.get(url, params={"limit": 201})).json()

@@ -2,8 +2,6 @@
 
 import asyncio
 import secrets
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,15 +9,8 @@ import httpx
 
 from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person
-from tests.support.service import ROOT, ServiceProcess
-
-
-def run_script(name: str, env: dict[str, str], *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    """Run `scripts/<name>` with the settings in `env`, from a folder that is not the repository's."""
-    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-    return subprocess.run(
-        command, env=env, cwd="/", input=typed, capture_output=True, text=True, timeout=30, check=False
-    )
+from tests.support.scripts import run_script
+from tests.support.service import ServiceProcess
 
 
 @asynccontextmanager

@@ -20,7 +20,9 @@ def simulator(module: str, *options: str) -> Iterator[dict[str, str]]:
             assert process.stdout is not None
             settings: dict[str, str] = {}
             while not settings.keys() & LAST:
-                name, _, value = process.stdout.readline().strip().partition("=")
+                line = process.stdout.readline()
+                assert line, f"{module} ended before it served"
+                name, _, value = line.strip().partition("=")
                 settings[name] = value
             yield settings
         finally:

@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from tests.support.http import NO_TLS
+from tests.support.zygote import Forked, zygote
 
 ROOT = Path(__file__).resolve().parents[2]
 GENEROUS = {
@@ -45,8 +46,16 @@ class ServiceProcess:
     """One run of the service; `env` adds to or (with None) removes from the defaults."""
 
     def __init__(
-        self, folder: Path, *, port: int | None = None, workers: int = 1, generous: bool = True, **env: str | None
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        workers: int = 1,
+        generous: bool = True,
+        forked: bool = True,
+        **env: str | None,
     ) -> None:
+        """`forked`: from a process that has imported it (`tests.support.zygote`); several workers never are."""
         self.folder = folder
         self.data_dir = folder / "data"
         self.port = port or free_port()
@@ -54,7 +63,8 @@ class ServiceProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}/ws"
         self.log_path = folder / "service.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._forked = forked and workers == 1
         self._database: str | None = None
         defaults = {"ENVIRONMENT": "test", "DATA_DIR": str(self.data_dir), **(GENEROUS if generous else {})}
         # No test asks the internet.
@@ -81,15 +91,23 @@ class ServiceProcess:
     def launch(self) -> "ServiceProcess":
         """Start without waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT), "app.main:app", "--port", str(self.port)]
+        command = ["--app-dir", str(ROOT), "app.main:app", "--port", str(self.port)]
         # Tests hold connections to single workers, and a busy machine may leave them idle for a while.
         command += ["--timeout-graceful-shutdown", "10", "--timeout-keep-alive", "60"]
         if self.workers > 1:
             command += ["--workers", str(self.workers)]
+        # The folder has no .env of anybody's.
+        if self._forked:
+            self.process = zygote().start(command, folder=self.folder, env=self.env, log=self.log_path)
+            return self
         with self.log_path.open("ab") as log:
-            # The folder has no .env of anybody's.
             self.process = subprocess.Popen(
-                command, cwd=self.folder, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [sys.executable, "-m", "uvicorn", *command],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         return self
 
@@ -100,13 +118,20 @@ class ServiceProcess:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log_text()[-4000:]}")
-            try:
-                if httpx.get(f"{self.url}/health/ready", timeout=3, verify=NO_TLS).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
+            if self._is_ready():
+                return
             time.sleep(0.03)
         raise AssertionError(f"the service was not ready within {seconds} s:\n{self.log_text()[-4000:]}")
+
+    def _is_ready(self) -> bool:
+        # Most of a start nobody listens: to be refused costs next to nothing without a client for it.
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=3, verify=NO_TLS).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def log_text(self) -> str:
         """All that the service wrote to its output so far."""

@@ -3,8 +3,6 @@
 import json
 import re
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,10 @@ from app.core.deps import Permission, permission_of
 from app.core.security import Role, Scope
 from app.core.settings import Settings
 from app.main import create_app
+from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD
-from tests.support.service import ROOT, ServiceProcess
+from tests.support.scripts import run_script
+from tests.support.service import ServiceProcess
 
 PUBLIC = "anybody"
 KEY = "whoever has the strategy's key"
@@ -177,13 +177,9 @@ class Callers:
     """One of each kind."""
 
     def __init__(self, service: ServiceProcess) -> None:
-        self.http = httpx.Client(base_url=service.url, timeout=15)
+        self.http = httpx.Client(base_url=service.url, timeout=15, verify=NO_TLS)
         name = secrets.token_hex(6)
-        env = {**service.env, "PYTHONPATH": str(ROOT)}
-        made = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "create_user.py"), f"{name}@example.com", "--admin"],
-            input=PASSWORD, text=True, env=env, capture_output=True, timeout=60, check=False,
-        )  # fmt: skip
+        made = run_script("create_user.py", service.env, f"{name}@example.com", "--admin", typed=PASSWORD)
         assert made.returncode == 0, made.stderr
         self.admin = self._tokens("/api/v1/auth/login", f"{name}@example.com")
         self.user = self.person()

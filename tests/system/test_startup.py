@@ -65,7 +65,7 @@ def attempt(folder: Path, settings: dict[str, str | None], workers: int = 1) -> 
     (folder / "file").write_text("no folder")
     places = {"port": str(free_port()), "file": str(folder / "file")}
     filled = {name: value and value.format(**places) for name, value in settings.items()}
-    service = ServiceProcess(folder, workers=workers, **filled)
+    service = ServiceProcess(folder, workers=workers, forked=False, **filled)
     try:
         process = service.launch().process
         assert process
@@ -183,7 +183,7 @@ def test_lists_as_json_and_comma_separated(make_service: MakeService):
 
 
 async def test_the_secret_key_is_kept_over_restarts(make_service: MakeService):
-    service = make_service()
+    service = make_service(forked=False)
     service.start()
     path = service.data_dir / "secrets" / "secret_key"
     first = path.read_text()
@@ -212,8 +212,8 @@ async def test_two_workers_make_one_key_of_each_kind(make_service: MakeService):
 
 @pytest.mark.embedded
 def test_a_second_service_on_the_same_data_is_refused(make_service: MakeService):
-    first = make_service().start()
-    second = make_service(DATA_DIR=str(first.data_dir)).launch()
+    first = make_service(forked=False).start()
+    second = make_service(DATA_DIR=str(first.data_dir), forked=False).launch()
     assert second.process
 
     assert second.process.wait(30) == STARTUP_FAILURE

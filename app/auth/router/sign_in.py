@@ -186,7 +186,7 @@ _ROUTES = (
 )
 
 
-def _build() -> APIRouter:
+def _build() -> tuple[APIRouter, APIRouter]:
     v1 = _dialect("/api/v1/auth", "auth_v1")
     for route in _ROUTES:
         v1.add_api_route(
@@ -199,10 +199,7 @@ def _build() -> APIRouter:
             responses=sign_in_responses() if route.first_step else problem_responses(*route.problems),
             dependencies=[PublicLimit],
         )
-    router = APIRouter()
-    router.include_router(v1)
-    router.include_router(_dialect("/api/auth", "auth"))
-    return router
+    return v1, _dialect("/api/auth", "auth")
 
 
-router = _build()
+routers = _build()

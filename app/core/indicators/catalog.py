@@ -38,7 +38,12 @@ CATALOG: Final = (
     Indicator("minus_di_14", "index", WARM_UP, "Share of downward movement in the true range."),
     Indicator("momentum_10", "price", 11, "The close less that of 10 bars before."),
     Indicator("roc_10", "percent", 11, "The same in per cent of the close of 10 bars before."),
-    Indicator("obv", "volume", 1, "Volume of rising bars less that of falling ones since the first bar read."),
+    Indicator(
+        "obv",
+        "volume",
+        1,
+        "Volume of rising bars less that of falling ones since the first bar read: its course counts, not its level.",
+    ),
     Indicator("vwap", "price", 1, "Average price by volume: of the session so far; of days and weeks, of 20 bars."),
 )
 NAMES: Final = tuple(indicator.name for indicator in CATALOG)

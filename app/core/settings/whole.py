@@ -86,9 +86,7 @@ def _weakness(secret: str) -> str | None:
     return None
 
 
-class Settings(
-    MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings, PredictionSettings, BaseSettings
-):
+class Settings(MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings, PredictionSettings, BaseSettings):
     """The service's configuration; `.env.example` explains each variable to the person who sets it."""
 
     model_config = SettingsConfigDict(

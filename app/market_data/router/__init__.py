@@ -1,12 +1,8 @@
 """Market data over HTTP."""
 
-from fastapi import APIRouter
-
 from app.market_data.router.candles import router as candles
 from app.market_data.router.market import router as market
 from app.market_data.router.ticks import router as ticks
 from app.market_data.router.watchlist import router as watchlist
 
-router = APIRouter()
-for _part in (ticks, candles, market, watchlist):
-    router.include_router(_part)
+routers = (ticks, candles, market, watchlist)

@@ -55,7 +55,7 @@ class RandomForest(_SklearnFamily):
         from sklearn.ensemble import RandomForestRegressor
 
         checkpoint(0.0)
-        forest = RandomForestRegressor(TREES, min_samples_leaf=5, max_features=1 / 3, n_jobs=1, random_state=seed)
+        forest = RandomForestRegressor(self._trees, min_samples_leaf=5, max_features=1 / 3, n_jobs=1, random_state=seed)
         return SklearnModel(forest.fit(features[rows], targets))
 
 

@@ -12,7 +12,6 @@ from app.core.problem import problem_responses
 from app.core.schemas import parse_id
 from app.signals.user_schemas import SignalChange, SignalFilters, SignalInput, StatusIn, Symbol, UserSignal
 from app.signals.user_signals import UserSignals
-from app.signals.user_wire import signals_json
 
 SIGNALS: list[str | Enum] = ["Your signals"]
 router = APIRouter(prefix="/api/v1/signals", tags=SIGNALS, dependencies=[NoStore])
@@ -64,7 +63,7 @@ async def list_signals(
 ) -> Response:
     """Newest first; all filters hold together."""
     found = await signals.page(user.user_id, filters, page)
-    return _json(signals_json(found.announce(request, response)), response)
+    return _json(signals.json(found.announce(request, response)), response)
 
 
 @router.get(

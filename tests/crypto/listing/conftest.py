@@ -1,40 +1,25 @@
 """A database for the listing's tests, and the room on it."""
 
-import os
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from beanie import init_beanie
-from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 
-from app.core.embedded import EmbeddedDatabase
 from app.crypto.models import DOCUMENTS
 from app.job_runs.models import DOCUMENTS as RUN_DOCUMENTS
 from tests.crypto.listing.kit import COINS, Room, room_of
+from tests.support.mongodb import empty_database
 
 Database = AsyncDatabase[dict[str, Any]]
 
 
 @pytest.fixture(scope="package")
-async def listing_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
-    """A database on the server that `TEST_MONGODB_URL` names, else on an embedded one, with the feature's indexes."""
-    url, embedded = os.environ.get("TEST_MONGODB_URL"), None
-    if url is None:
-        embedded = EmbeddedDatabase(tmp_path_factory.mktemp("listing"), role="tool")
-        url = await embedded.start()
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        url, tz_aware=True, w="majority", journal=True, maxPoolSize=4
-    )
-    db = client[f"test_listing_{secrets.token_hex(4)}"]
-    await init_beanie(db, document_models=[*DOCUMENTS, *RUN_DOCUMENTS])
-    yield db
-    await client.drop_database(db.name)
-    await client.close()
-    if embedded:
-        await embedded.stop()
+async def listing_server(mongodb_url: str) -> AsyncIterator[Database]:
+    """A database with the feature's indexes."""
+    async with empty_database(mongodb_url, [*DOCUMENTS, *RUN_DOCUMENTS]) as db:
+        yield db
 
 
 @pytest.fixture

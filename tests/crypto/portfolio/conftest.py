@@ -1,17 +1,15 @@
 """A database for the tests of history, risk and portfolios, and a desk on it."""
 
-import os
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 from beanie import init_beanie
-from pymongo import AsyncMongoClient, monitoring
+from pymongo import monitoring
 
-from app.core.embedded import EmbeddedDatabase
 from app.crypto.portfolio_models import DOCUMENTS
-from tests.crypto.portfolio.kit import Database, Desk, Row, desk_of
+from tests.crypto.portfolio.kit import Database, Desk, desk_of
+from tests.support.mongodb import empty_database
 
 
 class Answers(monitoring.CommandListener):
@@ -47,22 +45,10 @@ def answers() -> Answers:
 
 
 @pytest.fixture(scope="package")
-async def portfolio_server(tmp_path_factory: pytest.TempPathFactory, answers: Answers) -> AsyncIterator[Database]:
-    """A database on the server that `TEST_MONGODB_URL` names, else on an embedded one, with the feature's indexes."""
-    url, embedded = os.environ.get("TEST_MONGODB_URL"), None
-    if url is None:
-        embedded = EmbeddedDatabase(tmp_path_factory.mktemp("portfolio"), role="tool")
-        url = await embedded.start()
-    client: AsyncMongoClient[Row] = AsyncMongoClient(
-        url, tz_aware=True, w="majority", journal=True, maxPoolSize=4, event_listeners=[answers]
-    )
-    db = client[f"test_portfolio_{secrets.token_hex(4)}"]
-    await init_beanie(db, document_models=DOCUMENTS)
-    yield db
-    await client.drop_database(db.name)
-    await client.close()
-    if embedded:
-        await embedded.stop()
+async def portfolio_server(mongodb_url: str, answers: Answers) -> AsyncIterator[Database]:
+    """A database with the feature's indexes."""
+    async with empty_database(mongodb_url, DOCUMENTS, event_listeners=[answers]) as db:
+        yield db
 
 
 @pytest.fixture

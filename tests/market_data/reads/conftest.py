@@ -1,7 +1,5 @@
 """A real database with a few days of market data in it."""
 
-import os
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
@@ -9,9 +7,8 @@ from typing import Any
 
 import pytest
 from beanie import init_beanie
-from pymongo import AsyncMongoClient, monitoring
+from pymongo import monitoring
 
-from app.core.embedded import EmbeddedDatabase
 from app.market_data.models import DOCUMENTS
 from tests.market_data.reads.kit import (
     FRIDAY_OPEN,
@@ -25,6 +22,7 @@ from tests.market_data.reads.kit import (
     tick_row,
     walk,
 )
+from tests.support.mongodb import empty_database
 
 DAY = timedelta(days=1)
 
@@ -64,33 +62,16 @@ class Queries(monitoring.CommandListener):
 
 
 @pytest.fixture(scope="session")
-async def reads_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """A database server: the real one that `TEST_MONGODB_URL` names, else an embedded one."""
-    if url := os.environ.get("TEST_MONGODB_URL"):
-        yield url
-        return
-    embedded = EmbeddedDatabase(tmp_path_factory.mktemp("reads"), role="tool")
-    yield await embedded.start()
-    await embedded.stop()
-
-
-@pytest.fixture(scope="session")
 def queries() -> Queries:
     """What `market_db` was asked for."""
     return Queries()
 
 
 @pytest.fixture(scope="session")
-async def market_db(reads_url: str, queries: Queries) -> AsyncIterator[Database]:
+async def market_db(mongodb_url: str, queries: Queries) -> AsyncIterator[Database]:
     """A database for all tests of this folder."""
-    client: AsyncMongoClient[Row] = AsyncMongoClient(
-        reads_url, tz_aware=True, w="majority", journal=True, maxPoolSize=4, event_listeners=[queries]
-    )
-    name = f"test_reads_{secrets.token_hex(4)}"
-    yield client[name]
-    if "TEST_MONGODB_URL" in os.environ:  # the embedded one ends with its folder
-        await client.drop_database(name)
-    await client.close()
+    async with empty_database(mongodb_url, event_listeners=[queries]) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

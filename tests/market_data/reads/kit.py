@@ -28,7 +28,7 @@ from app.market_data.chart_service import MarketCharts
 from app.market_data.market_status import MarketHours
 from app.market_data.ports import Instrument, Tick, Timeframe
 from app.market_data.reading import MarketReading
-from app.market_data.router import router
+from app.market_data.router import routers
 from app.market_data.rows import to_ms
 from app.market_data.stream import TickStream
 
@@ -212,7 +212,8 @@ async def reads_of(db: Database, clock: SetClock, settings: Settings | None = No
     registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=calendar))
     registry.provide(MarketHours, MarketHours(clock=clock, calendar=calendar))
     add_problem_handlers(app)
-    app.include_router(router)
+    for router in routers:
+        app.include_router(router)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://arrow.test") as client:
         yield Reads(db, clock, calendar, hub, bus, stream, reading, candles, client)

@@ -147,6 +147,7 @@ async def test_what_takes_longer_is_a_job_to_follow(db: Db, clock: StandingClock
         run = await desk.run_of(told["job_id"])
         assert run.state is RunState.SUCCEEDED
         assert run.result is not None
+        assert "horizon_bars=5" in told["result_url"]
         result = (await desk.client.get(told["result_url"])).json()
         assert [one["id"] for one in result] == [run.result["prediction_id"]]
         assert run.result["trained"] is True
@@ -155,6 +156,23 @@ async def test_what_takes_longer_is_a_job_to_follow(db: Db, clock: StandingClock
         assert "svr: on all candles" in notes
         shares = [view.progress.done for view in desk.told if view.progress]
         assert shares == sorted(shares)
+
+
+async def test_another_horizons_prediction_is_not_the_answer_to_this_one(desk: Desk):
+    made = await desk.generate(model="svr")
+    newer = await desk.generate(model="svr", time_horizon="20d")
+    assert await desk.ask("/RELIANCE", model="svr", timeframe="1D", horizon_bars=5, limit=1) == [made]
+    assert await desk.ask("/RELIANCE", model="svr", horizon_bars=20) == [newer]
+    await desk.ask("/RELIANCE", 422, horizon_bars=61)
+
+
+async def test_what_would_not_help_is_not_advised(desk: Desk):
+    desk.prices.list_days("TCS.NS", indian_days(515))
+    told = (await desk.generate("TCS", 422, model="svr", time_horizon="30d"))["detail"]
+    assert "Ask for a shorter time_horizon or another timeframe." in told
+    desk.prices.list_days("TCS.NS", indian_days(300))
+    told = (await desk.generate("TCS", 422, model="svr", time_horizon="1d"))["detail"]
+    assert "Ask for another timeframe." in told
 
 
 # Models are used again

@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from app.core.errors import UnavailableError
+from app.predictions.rows import SETTLES
 from app.predictions.schemas import ScorecardOut
 from app.predictions.scoring import GIVE_UP
 from tests.predictions.service.kit import CLOSE, SAID, Desk
@@ -16,15 +17,16 @@ from tests.predictions.service.test_generate import same_fields
 
 
 def day(desk: Desk, place: int) -> tuple[datetime, float]:
-    """When the candle `place` after the newest closed one is over, and its close."""
+    """When the close of the candle `place` after the newest closed one is settled, and that close."""
     start, close = desk.prices.listed["RELIANCE.NS", "1D"][699 + place]
-    return start + CLOSE, close
+    return start + CLOSE + SETTLES, close
 
 
 async def test_a_prediction_is_scored_by_the_close_at_its_horizon(desk: Desk):
     made = await desk.generate()
     assert made["outcome"] is None
     over, close = day(desk, 5)
+    # Before, there is a close already, but of the last trade.
     desk.clock.moment = over - timedelta(seconds=1)
     assert await desk.score() == {"scored": 0, "waiting": 0, "unscored": 0}
     desk.clock.moment = over + timedelta(minutes=1)
@@ -33,7 +35,7 @@ async def test_a_prediction_is_scored_by_the_close_at_its_horizon(desk: Desk):
     for one in await desk.ask("/RELIANCE"):
         outcome = one["outcome"]
         assert outcome["price"] == pytest.approx(close)
-        assert outcome["at"] == made["horizon_ends_at"] == over.isoformat().replace("+00:00", "Z")
+        assert outcome["at"] == made["horizon_ends_at"] == (over - SETTLES).isoformat().replace("+00:00", "Z")
         assert outcome["return"] == pytest.approx(moved)
         assert outcome["error"] == pytest.approx(one["predicted_price"] - close, abs=1e-4)
         assert outcome["naive_error"] == pytest.approx(made["last_close"] - close, abs=1e-4)

@@ -314,3 +314,45 @@ def test_routers_load_nothing_heavy():
     code += "; print([name for name in ('numpy', 'talib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("symbol", ["YESBANK.NS", "^NSEI"])
+def test_no_level_is_below_nothing(symbol: str):
+    """After a crash the average range is still that of higher prices: twice or three times it may be all there is."""
+    rows: list[Candle] = [
+        (row[0], *(price * 0.85 ** max(place - 560, 0) for price in row[1:5]), row[5])
+        for place, row in enumerate(walk(days(600), seed=3))
+    ]
+    calls, too_wide = set(), 0
+    for end in range(555, 600, 2):
+        found = analyse(series(rows[:end], symbol), ENGINE)
+        calls.add(found.call)
+        assert all(level is None or level > 0 for level in (found.price_target, found.stop_loss)), found.reasoning
+        if "below nothing" in found.headline:
+            too_wide += 1
+            assert (found.call, found.asked, found.edge_percent) == (Call.HOLD, Call.HOLD, None)
+    assert Call.SELL in calls
+    assert too_wide > 3
+
+
+def test_a_position_that_is_still_open_is_not_said_to_be_none():
+    rows = walk(days(600), seed=5, keep=0.004)
+    for end in range(252, 600):
+        found = analyse(series(rows[:end]), ENGINE)
+        if found.trades:
+            break
+    assert [trade.reason for trade in found.trades] == ["still_open"]
+    assert (found.backtest.trades, found.backtest.exposure > 0) == (0, True)
+    assert "began one position, which is still open at " in found.reasoning
+    assert "made no trade" not in found.reasoning
+    assert "made no trade" in analyse(series(rows[: end - 1]), ENGINE).reasoning
+
+
+def test_a_sale_of_shares_is_for_who_holds_them():
+    rows = walk(days(600), seed=3)
+    fall = [
+        (row[0], *(price * 0.99 ** max(place - 540, 0) for price in row[1:5]), row[5]) for place, row in enumerate(rows)
+    ]
+    told = [analyse(series(fall, symbol), ENGINE) for symbol in ("TCS.NS", "^NSEI")]
+    assert [found.call for found in told] == [Call.SELL, Call.SELL]
+    assert ["for whoever holds it" in found.reasoning for found in told] == [True, False]

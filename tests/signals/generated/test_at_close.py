@@ -55,7 +55,7 @@ def utc(day: int, hour: int, minute: int) -> datetime:
         # The last hour of a session has a quarter.
         (
             utc(20, 10, 0),
-            {M15: utc(20, 9, 45), H1: utc(20, 9, 45), D1: utc(20, 3, 45), W1: utc(20, 3, 45)},
+            {M15: utc(20, 9, 45), H1: utc(20, 9, 45), D1: utc(20, 3, 45), W1: utc(16, 3, 45)},
         ),
         (utc(19, 10, 0), {M15: utc(19, 9, 45), H1: utc(19, 9, 45), D1: utc(19, 3, 45)}),
         (utc(20, 10, 5), {}),
@@ -69,7 +69,31 @@ def test_what_closes_when(desk: Desk, slot: datetime, closing: dict[Timeframe, d
     assert found == closing
     skip = made.job().skip
     assert skip is not None
-    assert skip(slot) is not bool(closing)
+    assert skip(slot) is not bool(closing or made.again(slot))
+
+
+@pytest.mark.parametrize(
+    ("slot", "again"),
+    [
+        (utc(20, 3, 55), {}),
+        (utc(20, 4, 5), {M15: utc(20, 3, 45)}),
+        (utc(20, 5, 0), {M15: utc(20, 4, 30), H1: utc(20, 3, 45)}),
+        (utc(20, 10, 0), {M15: utc(20, 9, 30), H1: utc(20, 8, 45)}),
+        (utc(20, 10, 5), {M15: utc(20, 9, 45), H1: utc(20, 9, 45), D1: utc(20, 3, 45), W1: utc(16, 3, 45)}),
+        (utc(20, 10, 10), {}),
+        (utc(20, 10, 35), {M15: utc(20, 9, 45), H1: utc(20, 9, 45), D1: utc(20, 3, 45), W1: utc(16, 3, 45)}),
+        (utc(20, 10, 40), {}),
+        (utc(20, 12, 0), {D1: utc(20, 3, 45), W1: utc(16, 3, 45)}),
+        (utc(20, 15, 0), {D1: utc(20, 3, 45), W1: utc(16, 3, 45)}),
+        (utc(20, 15, 5), {}),
+    ],
+)
+def test_what_is_looked_for_again(desk: Desk, slot: datetime, again: dict[Timeframe, datetime]):
+    made = at_close(desk, timeframes=(M15, H1, D1, W1))
+    assert made.again(slot) == again
+    skip = made.job().skip
+    assert skip is not None
+    assert skip(slot) is not bool(again or made.closing(slot))
 
 
 def test_every_candle_of_a_day_is_met_once(desk: Desk):
@@ -120,6 +144,36 @@ async def test_a_candle_that_does_not_come_makes_no_signal(desk: Desk):
     told = await at_close(desk, "TCS", timeframes=(D1,)).work(Run(utc(20, 10, 0)))
     assert (told["late"], told["new"]) == (1, 0)
     assert not desk.events
+
+
+async def test_what_the_provider_did_not_have_at_the_close_is_made_later(desk: Desk):
+    """A day's candle counts as over half an hour after the close at the latest: long after the first look."""
+    whole = walk(days(400, utc(20, 3, 45)))
+    desk.prices.rows["TCS.NS", "1D"], desk.prices.rows["INFY.NS", "1D"] = whole[:-1], whole
+    made = at_close(desk, "TCS", "INFY", "WIPRO", timeframes=(D1,))
+    told = await made.work(Run(utc(20, 10, 0)))
+    assert (told["new"], told["late"], told["failed"]) == (1, 1, 1)
+    told = await made.work(Run(utc(20, 10, 5)))
+    assert (told["new"], told["known"], told["late"], told["failed"]) == (0, 0, 1, 1)
+    desk.prices.rows["TCS.NS", "1D"] = desk.prices.rows["WIPRO.NS", "1D"] = whole
+    told = await made.work(Run(utc(20, 10, 35)))
+    assert (told["new"], told["known"], told["late"], told["failed"]) == (2, 0, 0, 0)
+    desk.prices.asked.clear()
+    assert (await made.work(Run(utc(20, 10, 35))))["new"] == 0
+    assert not desk.prices.asked
+    # Another process, or the same after a restart, finds them stored.
+    told = await at_close(desk, "TCS", "INFY", "WIPRO", timeframes=(D1,)).work(Run(utc(20, 10, 35)))
+    assert (told["new"], told["known"]) == (0, 3)
+
+
+async def test_a_weeks_candle_is_waited_for_like_any_other(desk: Desk):
+    mondays = [utc(16, 3, 45) - timedelta(days=7 * back) for back in range(300)][::-1]
+    whole = walk(mondays)
+    desk.prices.rows["TCS.NS", "1W"] = whole[:-1]
+    made = at_close(desk, "TCS", timeframes=(W1,))
+    assert (await made.work(Run(utc(20, 10, 0))))["late"] == 1
+    desk.prices.rows["TCS.NS", "1W"] = whole
+    assert (await made.work(Run(utc(20, 10, 15))))["new"] == 1
 
 
 async def test_asked_for_by_hand_it_takes_the_newest_candles(desk: Desk):

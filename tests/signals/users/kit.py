@@ -30,6 +30,7 @@ from app.market_data.wire import encoded, tick_of_row
 from app.signals.completion import SignalCompletion
 from app.signals.look_back import LookBack
 from app.signals.ports import PriceBar
+from app.signals.price_names import PriceNames, as_written
 from app.signals.router.user_signals import router
 from app.signals.user_signals import UserSignals
 from tests.support.clocks import StandingClock
@@ -148,7 +149,9 @@ class Desk:
         """What the bus was told: the change, and the id."""
         return [(json.loads(event.body)["change"], event.signal_id) for event in self.events]
 
-    def completion(self, bus: Bus | None = None, check_seconds: float = 3600) -> SignalCompletion:
+    def completion(
+        self, bus: Bus | None = None, check_seconds: float = 3600, names: PriceNames = as_written
+    ) -> SignalCompletion:
         """As a process has it that has just begun."""
         return SignalCompletion(
             bus=bus or self.bus,
@@ -156,6 +159,7 @@ class Desk:
             sequence=Numbers(self.clock),
             audit=self.trail,
             past=LookBack(history=self.candles, clock=self.clock),
+            names=names,
             check_seconds=check_seconds,
         )
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from app.core.clock import Sequence as Numbers
 from app.core.errors import ConflictError
+from app.core.pagination import PageRequest
+from app.signals.price_names import price_name
 from app.signals.status import NEXT, Status, check_change
 from app.signals.user_models import SignalDocument
-from app.signals.user_schemas import UserSignal
-from app.signals.user_signals import MAX_ACTIVE
+from app.signals.user_schemas import SignalFilters, SignalInput, UserSignal
+from app.signals.user_signals import MAX_ACTIVE, UserSignals
 from tests.signals.users.kit import PATH, Desk, given
 
 
@@ -264,3 +267,25 @@ async def test_the_indexes_have_the_contracts_names(desk: Desk) -> None:
     assert contract | {"symbol_1_created_at_-1"} <= set(indexes)
     assert indexes["created_at_-1"]["key"] == [("created_at", -1)]
     assert SignalDocument.Settings.name == "signals"
+
+
+async def test_what_no_feed_brings_is_not_said_to_be_followed(desk: Desk) -> None:
+    """A typing error, and a share that the feed does not follow, have no price that would complete them."""
+    signals = UserSignals(
+        bus=desk.bus,
+        clock=desk.clock,
+        sequence=Numbers(desk.clock),
+        audit=desk.trail,
+        names=lambda symbol: price_name(symbol, {"NIFTY 50"}),
+    )
+    ann = await desk.people.authenticate("ann")
+    made = [json.loads(await signals.create(ann, SignalInput(**given(symbol=each)))) for each in ("NIFTY50", "TYPO")]
+    assert [each["followed_live"] for each in made] == [True, False]
+    page = await signals.page(ann.user_id, SignalFilters(), PageRequest(5))
+    assert [each["followed_live"] for each in json.loads(signals.json(page.rows))] == [False, True]
+    assert [json.loads(event.body)["followed_live"] for event in desk.events] == [True, False]
+
+
+async def test_a_state_that_a_new_signal_cannot_have_is_refused_in_words(desk: Desk) -> None:
+    answer = await desk.ask("POST", status=422, json=given(status="COMPLETED"))
+    assert answer["detail"] == "body.status: Input should be 'ACTIVE'"

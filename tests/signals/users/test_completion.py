@@ -11,6 +11,7 @@ from pymongo import AsyncMongoClient
 from app.core.bus import Bus, NullTransport
 from app.core.events import PeersChanged, SignalChanged, TicksArrived
 from app.signals.completion import SignalCompletion
+from app.signals.price_names import price_name
 from app.signals.user_models import DOCUMENTS
 from tests.signals.users.kit import MINUTE, NOON, Desk, bar, tick, until
 from tests.support.mongodb import OPTIONS, server_port, through
@@ -283,6 +284,52 @@ async def test_gaps_that_are_filled_in_later(desk: Desk) -> None:
         await until(lambda: desk.candles.asked)
         await settled(completion)
     assert desk.candles.asked[0][1] == row["checked_at"] - timedelta(days=3)
+
+
+async def test_what_is_filled_in_long_after_it_happened(desk: Desk) -> None:
+    """The service was down for hours: it looks before the candles of this time are fetched, and some looks later."""
+    signal = await desk.enter()
+    desk.clock.move(minutes=180)
+    async with desk.completing(check_seconds=0.02) as completion:
+        await until(lambda: len(desk.candles.asked) > 1)
+        desk.candles.rows["NIFTY 50"] = [bar(NOON + 5 * MINUTE, "100", "111", "99")]
+        desk.clock.move(minutes=16)
+        await until(lambda: completions(desk) == [signal["id"]])
+        assert completion.health()["completed"] == 1
+    # Most looks reach back less far.
+    spans = [end - start for _, start, end in desk.candles.asked]
+    assert min(spans) == timedelta(minutes=45)
+
+
+async def test_prices_have_names_of_their_own(desk: Desk) -> None:
+    known = {"NIFTY 50", "RELIANCE-EQ"}
+    spellings = ["NIFTY50", "^NSEI", "NSE:NIFTY", "Nifty 50", "RELIANCE", "reliance.ns", "NSE:RELIANCE", "RELIANCE-EQ"]
+    made = [await desk.enter(symbol=each) for each in spellings]
+    other = await desk.enter(symbol="TCS")
+    assert [each["symbol"] for each in made[:2]] == ["NIFTY50", "^NSEI"]
+    async with desk.completing(names=lambda symbol: price_name(symbol, known)) as completion:
+        arrive(desk, 110, symbol="NIFTY 50")
+        await until(lambda: len(completions(desk)) == 4)
+        desk.candles.rows["RELIANCE-EQ"] = [bar(desk.clock.now() + MINUTE, "100", "111", "99")]
+        arrive(desk, 110, symbol="TCS-EQ")
+        await settled(completion)
+        arrive(desk, 110, symbol="RELIANCE-EQ")
+        await until(lambda: len(completions(desk)) == 8)
+    assert sorted(completions(desk)) == sorted(each["id"] for each in made)
+    assert (await desk.read(other))["status"] == "ACTIVE"
+
+
+async def test_a_symbol_that_comes_to_be_followed_has_another_name(desk: Desk) -> None:
+    signal = await desk.enter(symbol="RELIANCE")
+    known: set[str] = set()
+    async with desk.completing(names=lambda symbol: price_name(symbol, known), check_seconds=0.02) as completion:
+        assert completion.follows("RELIANCE")
+        known.add("RELIANCE-EQ")
+        await desk.ask("PATCH", signal["id"], json={"notes": "x"})
+        await until(lambda: completion.follows("RELIANCE-EQ"))
+        assert not completion.follows("RELIANCE")
+        arrive(desk, 110, symbol="RELIANCE-EQ")
+        await until(lambda: completions(desk))
 
 
 async def test_a_history_that_is_away_is_asked_again(desk: Desk) -> None:

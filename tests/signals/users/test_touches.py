@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.signals.followed import Followed, FollowedSignals
+from app.signals.price_names import price_name
 from app.signals.status import SignalType
 from app.signals.touches import Levels, OutcomeKind, touched_by_bar, touched_by_price
 from tests.signals.users.kit import NOON, bar
@@ -116,3 +117,31 @@ def test_an_older_state_of_a_signal_does_not_come_back() -> None:
     quick.clear()
     assert not quick.symbols
     assert quick.touched("A", Decimal(1), NOON) == []
+
+
+@pytest.mark.parametrize(
+    ("symbol", "known", "expected"),
+    [
+        ("NIFTY 50", {"NIFTY 50"}, "NIFTY 50"),
+        ("NIFTY50", {"NIFTY 50", "NIFTY50-EQ"}, "NIFTY 50"),
+        ("NIFTY BANK", {"BANKNIFTY"}, "BANKNIFTY"),
+        ("^BSESN", {"SENSEX"}, "SENSEX"),
+        ("BSE:SENSEX", {"SENSEX"}, "SENSEX"),
+        ("SENSEX", {"SENSEX"}, "SENSEX"),
+        # BSE's share has the bare name.
+        ("RELIANCE", {"RELIANCE", "RELIANCE-EQ"}, "RELIANCE-EQ"),
+        ("RELIANCE", {"RELIANCE"}, "RELIANCE"),
+        ("RELIANCE.NS", {"RELIANCE"}, None),
+        ("NSE:RELIANCE", {"RELIANCE"}, None),
+        ("RELIANCE-EQ", {"RELIANCE", "RELIANCE-EQ"}, "RELIANCE-EQ"),
+        ("RELIANCE-EQ", {"RELIANCE"}, None),
+        ("RELIANCE.BO", {"RELIANCE", "RELIANCE-EQ"}, "RELIANCE"),
+        ("BSE:RELIANCE", {"RELIANCE-EQ"}, None),
+        ("NIFTY24NOV2624500CE", {"NIFTY24NOV2624500CE", "NIFTY 50"}, "NIFTY24NOV2624500CE"),
+        ("NFO:NIFTY24NOV2624500CE", {"NIFTY24NOV2624500CE"}, "NIFTY24NOV2624500CE"),
+        ("NSE:RELIANCE-EQ", {"RELIANCE-EQ"}, "RELIANCE-EQ"),
+        ("TCS", {"NIFTY 50"}, None),
+    ],
+)
+def test_what_live_prices_call_it(symbol: str, known: set[str], expected: str | None) -> None:
+    assert price_name(symbol, known) == expected

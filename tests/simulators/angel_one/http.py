@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 MAX_BODY = 1 << 20
 
@@ -185,7 +185,7 @@ class HttpServer:
             return None
         body = await reader.readexactly(length)
         parts = urlsplit(target)
-        return HttpRequest(method, parts.path, unquote(parts.query), headers, body)
+        return HttpRequest(method, parts.path, parts.query, headers, body)
 
     async def _serve(self, request: HttpRequest, writer: asyncio.StreamWriter) -> bool:
         """Answer; whether the connection goes on."""

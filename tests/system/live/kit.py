@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.simulators.angel_one import INDICES, Account, AngelOneSimulator, Listing
 from tests.simulators.angel_one.calendar import write_calendar
 from tests.simulators.angel_one.market import Market
+from tests.support.http import NO_TLS
 from tests.support.service import ServiceProcess
 
 Json = Any
@@ -119,7 +120,9 @@ class Live:
         self._service = ServiceProcess(self._folder, **settings)
         self._stack.push_async_callback(asyncio.to_thread, self._service.close)
         self.client = await self._stack.enter_async_context(
-            httpx.AsyncClient(base_url=self._service.url, timeout=15, event_hooks={"response": [self._keep]})
+            httpx.AsyncClient(
+                base_url=self._service.url, timeout=15, event_hooks={"response": [self._keep]}, verify=NO_TLS
+            )
         )
         try:
             await self.start()

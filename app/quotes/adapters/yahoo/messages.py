@@ -7,6 +7,9 @@ import msgspec
 
 from app.quotes.bars import Row
 
+AT_ONCE: Final = 2
+"""Questions that the program works on. Who has more of them waits: its time for an answer begins with its turn."""
+
 
 class Timeouts(NamedTuple):
     """Seconds."""

@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from app.quotes.ports import Quote, SourceName
+from app.quotes.ports import Quote, SourceName, rounded
 
 _STATES: Final = {"REGULAR": "OPEN", "PRE": "PRE", "PREPRE": "CLOSED", "POST": "POST", "POSTPOST": "CLOSED"}
 
@@ -40,7 +40,7 @@ def _number(row: dict[str, Any], name: str) -> float | None:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return round(float(value), 6) if math.isfinite(value) and 0 <= value < 1e18 else None
+    return rounded(float(value), 6) if math.isfinite(value) and 0 <= value < 1e18 else None
 
 
 def _text(row: dict[str, Any], name: str) -> str | None:

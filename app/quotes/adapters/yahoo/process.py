@@ -1,5 +1,8 @@
 """The program that runs `yfinance`, as the service sees it."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -9,6 +12,7 @@ from app.core.child_process import IDLE_SECONDS, ChildLostError, ChildProcess
 from app.core.settings.quotes import YAHOO
 from app.quotes import errors
 from app.quotes.adapters.yahoo.messages import (
+    AT_ONCE,
     AskHistory,
     AskQuotes,
     Done,
@@ -21,7 +25,7 @@ from app.quotes.adapters.yahoo.messages import (
     decode_reply,
     encode,
 )
-from app.quotes.errors import SourceError, UnreachableError
+from app.quotes.errors import BusyError, SourceError, UnreachableError
 from app.quotes.ports import SourceName
 
 log = structlog.get_logger(__name__)
@@ -53,6 +57,7 @@ class YahooProcess:
             online=True,
             idle_seconds=idle_seconds,
         )
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     @property
     def pid(self) -> int | None:
@@ -74,15 +79,29 @@ class YahooProcess:
             await self._ask(setup, Done)
 
     async def _ask(self, question: Question, kind: type[T]) -> T:
-        try:
-            # Each of its requests is bounded: what takes longer than all of them together does not end.
-            reply = decode_reply(await self._child.ask(encode(question), self._setup.timeouts.whole))
-        except ChildLostError as error:
-            raise UnreachableError(_NAME, _LOST[error.why]) from None
+        async with self._turn():
+            try:
+                # Each of its requests is bounded: what takes longer than all of them together does not end.
+                reply = decode_reply(await self._child.ask(encode(question), self._setup.timeouts.whole))
+            except ChildLostError as error:
+                raise UnreachableError(_NAME, _LOST[error.why]) from None
         if isinstance(reply, Failure):
             raise _error_of(reply)
         assert isinstance(reply, kind)  # noqa: S101 (both sides are ours)
         return reply
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The program never has more to do than it does at once: what waits in it would look as if it were stuck."""
+        try:
+            async with asyncio.timeout(self._setup.timeouts.whole):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise BusyError(_NAME, "others are asked for first", retry_after=5) from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def close(self) -> None:
         """End it."""

@@ -7,11 +7,11 @@ What is said there is in `messages`; it ends when the service does.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
 
 from app.core.child_program import Pipes
 from app.quotes.adapters.yahoo.library import Library, sorted_error
 from app.quotes.adapters.yahoo.messages import (
+    AT_ONCE,
     AskHistory,
     AskQuotes,
     Done,
@@ -23,15 +23,13 @@ from app.quotes.adapters.yahoo.messages import (
     encode,
 )
 
-THREADS: Final = 2
-
 
 class Program:
     """Answers one service."""
 
     def __init__(self, pipes: Pipes) -> None:
         self._pipes = pipes
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="yahoo")
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="yahoo")
         self._library: Library | None = None
 
     def run(self) -> None:
