@@ -84,9 +84,17 @@ class Zygote:
             return answer
 
 
-@cache
+_making = threading.Lock()
+
+
 def zygote() -> Zygote:
-    """The one of this process."""
+    """The one of this process; services are started from several threads at once."""
+    with _making:
+        return _made()
+
+
+@cache
+def _made() -> Zygote:
     return Zygote()
 
 
