@@ -164,5 +164,21 @@ class UnavailableError(DomainError):
         self.retry_after = retry_after
 
 
+class BadGatewayError(DomainError):
+    """A provider behind this service failed, and it is certain what that means for the request."""
+
+    status = 502
+    title = "Provider failed"
+    slug = "provider-failed"
+
+
+class GatewayTimeoutError(DomainError):
+    """It was sent on to a provider, and no answer says whether it was done."""
+
+    status = 504
+    title = "Outcome unknown"
+    slug = "outcome-unknown"
+
+
 class StartupError(Exception):
     """The service cannot start; the message is one line for the person who starts it."""

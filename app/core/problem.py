@@ -16,10 +16,12 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.core.errors import (
+    BadGatewayError,
     ConflictError,
     DomainError,
     FieldError,
     ForbiddenError,
+    GatewayTimeoutError,
     InvalidInputError,
     NotAcceptableError,
     NotFoundError,
@@ -48,6 +50,8 @@ _BY_STATUS: dict[int, type[DomainError]] = {
         InvalidInputError,
         RateLimitedError,
         UnavailableError,
+        BadGatewayError,
+        GatewayTimeoutError,
     )
 }
 
@@ -264,7 +268,9 @@ _RESPONSE_TEXT = {
     413: "The body is over the limit.",
     422: "The input is wrong; `errors` names the fields.",
     429: "Too many requests; `Retry-After` says when to try again.",
+    502: "The provider behind it failed.",
     503: "Temporarily unavailable; `Retry-After` says when to try again.",
+    504: "It was sent on, and no answer says whether it was done: read before you send it again.",
 }
 
 

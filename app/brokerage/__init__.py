@@ -1,0 +1,1 @@
+"""Accounts at brokers, orders, trades, positions and what they cost."""

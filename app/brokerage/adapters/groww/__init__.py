@@ -1,0 +1,1 @@
+"""Groww: orders in two segments, with a reference that it takes once only."""

@@ -1,0 +1,61 @@
+"""Callers keep to a rate in the order in which they came, and are refused when the wait is long."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.brokerage.adapters import pace as module
+from app.brokerage.adapters.pace import AccountPace
+from app.brokerage.errors import BrokerRateLimitedError
+from app.core.clock import SystemClock
+
+
+def _pace(*rates: tuple[int, float], longest: float = 5.0) -> AccountPace:
+    return AccountPace("Test Broker", SystemClock(), {"read": rates}, longest=longest)
+
+
+async def test_the_rate_is_kept_however_many_come_at_once():
+    pace, times, order = _pace((2, 0.2)), [], []
+
+    async def one(number: int) -> None:
+        await pace.turn("a", "read")
+        times.append(time.monotonic())
+        order.append(number)
+
+    await asyncio.gather(*(one(number) for number in range(6)))
+    assert order == list(range(6))
+    for early, late in zip(times, times[2:], strict=False):
+        assert late - early >= 0.19
+
+
+async def test_accounts_and_kinds_do_not_slow_each_other():
+    pace = _pace((1, 60.0))
+    async with asyncio.timeout(0.5):
+        for account in "abc":
+            await pace.turn(account, "read")
+        for _ in range(5):
+            await pace.turn("a", "free")
+
+
+async def test_who_would_wait_too_long_is_told_how_long():
+    pace = _pace((1, 30.0), longest=5.0)
+    await pace.turn("a", "read")
+    with pytest.raises(BrokerRateLimitedError, match="Try again in 30 s") as caught:
+        await pace.turn("a", "read")
+    assert 29 < caught.value.retry_after <= 30
+    assert caught.value.headers["Retry-After"] == "30"
+
+
+async def test_every_rate_counts():
+    pace, began = _pace((10, 0.05), (3, 0.3)), time.monotonic()
+    for _ in range(4):
+        await pace.turn("a", "read")
+    assert time.monotonic() - began >= 0.29
+
+
+async def test_accounts_that_are_gone_are_forgotten():
+    pace = _pace((1, 0.0))
+    for number in range(module._ACCOUNTS + 50):
+        await pace.turn(str(number), "read")
+    assert len(pace._taken) == module._ACCOUNTS
