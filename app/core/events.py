@@ -174,6 +174,45 @@ class SignalMade(Event, frozen=True):
     """The signal as JSON, as clients get it on the channel: encoded once, by the process that made it."""
 
 
+class BrokerAccountChanged(Event, frozen=True):
+    """An account at a broker was activated, chosen or removed, or its session is in another state: what a cache says
+    about it is no longer true."""
+
+    user_id: str
+    """The owner, 24 hex digits."""
+    account_id: str
+    seq: int
+    """Orders the changes: microseconds since the epoch, strictly increasing within a process."""
+    body: bytes
+    """The news as JSON, as the owner gets it on the channel of orders: encoded once, without any credential."""
+
+
+class OrderChanged(Event, frozen=True):
+    """An order at a broker was made, sent, or heard of."""
+
+    user_id: str
+    """The owner, 24 hex digits."""
+    account_id: str
+    """The account at the broker that it goes through."""
+    order_id: str
+    state: str
+    """A `brokerage.words.OrderState`."""
+    open: bool
+    """Whether its broker is still to be asked about it."""
+    seq: int
+    """Orders the changes: microseconds since the epoch, strictly increasing within a process."""
+    body: bytes
+    """The order as JSON, as its owner gets it on the channel: encoded once, by the process that changed it."""
+
+
+class OrdersHeld(Event, frozen=True):
+    """A broker wants a pause: nothing is sent through this account meanwhile, by any process."""
+
+    account_id: str
+    until: int
+    """Milliseconds since the epoch."""
+
+
 class InstrumentsChanged(Event, frozen=True):
     """There is a newer list of instruments in the database."""
 
@@ -212,5 +251,8 @@ WireEvent = (
     | JobChanged
     | SignalChanged
     | SignalMade
+    | BrokerAccountChanged
+    | OrderChanged
+    | OrdersHeld
 )
 """The events that travel between processes."""

@@ -64,7 +64,7 @@ async def test_in_a_crowd_some_take_as_long_as_mails_and_the_order_is_drawn(make
 
     # Of each crowd about five, 0.2 s each: what a mail needs while none was sent. More where the machine is busy.
     long_ones = [len([gap for gap in await crowd(31) if gap > 0.15]) for _ in range(3)]
-    assert 0 < min(long_ones) < 15, long_ones
+    assert 0 < min(long_ones) < 28, long_ones
     addresses = [to for _, to in asked]
     assert addresses != sorted(addresses)
     assert len(set(addresses)) == 31

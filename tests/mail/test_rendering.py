@@ -48,6 +48,14 @@ LETTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"when": WHEN, "address": "203.0.113.9", "enabled": True},
         [AT, "203.0.113.9", "turned on"],
     ),
+    "broker_session_expiring": (
+        {"broker": "Zerodha", "when": WHEN, "by_page": True},
+        [AT, "Zerodha ends at", "sign-in page"],
+    ),
+    "broker_session_ended": (
+        {"broker": "Angel One", "when": WHEN, "by_page": False},
+        ["Angel One has ended", "could not renew it", "stay open"],
+    ),
     "api_token_created": (
         {
             "when": WHEN,

@@ -16,6 +16,7 @@ from redis.asyncio.connection import parse_url as parse_redis_url
 
 from app.core.encryption_keys import check_keys, new_key
 from app.core.key_files import read_or_create_secret
+from app.core.settings.brokerage import BrokerageSettings
 from app.core.settings.crypto import CryptoSettings
 from app.core.settings.market_data import MarketDataSettings
 from app.core.settings.predictions import PredictionSettings
@@ -51,6 +52,13 @@ _PROVIDERS = (
     "angel_one_base_url",
     "angel_one_ws_url",
     "angel_one_instruments_url",
+    "angel_one_order_ws_url",
+    "zerodha_base_url",
+    "zerodha_login_url",
+    "upstox_base_url",
+    "upstox_instruments_url",
+    "groww_base_url",
+    "groww_instruments_url",
     "coingecko_base_url",
     "coinmarketcap_base_url",
     "yahoo_base_url",
@@ -86,7 +94,15 @@ def _weakness(secret: str) -> str | None:
     return None
 
 
-class Settings(MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings, PredictionSettings, BaseSettings):
+class Settings(
+    MarketDataSettings,
+    CryptoSettings,
+    QuoteSettings,
+    SignalSettings,
+    PredictionSettings,
+    BrokerageSettings,
+    BaseSettings,
+):
     """The service's configuration; `.env.example` explains each variable to the person who sets it."""
 
     model_config = SettingsConfigDict(
@@ -375,6 +391,13 @@ class Settings(MarketDataSettings, CryptoSettings, QuoteSettings, SignalSettings
                 close = difflib.get_close_matches(name.upper(), names, 1, 0.8)
                 lines.append(f"{name} in .env is no setting of this version{f'; {close[0]} is' if close else ''}")
         return lines
+
+    @property
+    def angel_one_orders_streamed(self) -> bool:
+        """Whether Angel One's order stream is where its requests go: the vendor gets no simulator's tokens."""
+        own = {name: field.default for name, field in Settings.model_fields.items()}
+        elsewhere = self.angel_one_base_url != own["angel_one_base_url"]
+        return not elsewhere or bool(self.angel_one_order_ws_url != own["angel_one_order_ws_url"])
 
     @property
     def feed_enabled(self) -> bool:

@@ -1,0 +1,1 @@
+"""Accounts at brokers: what opens them, sealed, and their sessions."""

@@ -1,0 +1,1 @@
+"""What brokers tell by themselves: webhooks and order streams."""
