@@ -32,6 +32,8 @@ class _Waiting:
 
     row: Row
     base: Base | None = None
+    hurried: bool = False
+    """Whoever waits for it goes on when it is durable, before it is among the entries."""
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
@@ -76,9 +78,12 @@ class ChainedAuditTrail:
         self._acts_lost = False
         """Both since the start of this process."""
 
-    async def record(self, act: Act) -> None:
-        """Return when `act` is durably in the trail. Raises `UnavailableError` when it could not be stored in time."""
-        await self._add(_Waiting(draft(act, current_request(), self._clock.now())))
+    async def record(self, act: Act, *, hurried: bool = False) -> None:
+        """Return when `act` is durably in the trail. Raises `UnavailableError` when it could not be stored in time.
+
+        `hurried`: see the port.
+        """
+        await self._add(_Waiting(draft(act, current_request(), self._clock.now()), hurried=hurried))
 
     async def note(self, act: Act) -> None:
         """Write down an act that is done already: as `record`, but whoever did it gets no error.
@@ -243,6 +248,9 @@ class ChainedAuditTrail:
             return False
         self._know(new)
         self._settled = False
+        for waiting in batch:
+            if waiting.hurried and not waiting.done.done():
+                waiting.done.set_result(None)
         try:
             await self.store.insert(rows)
             self._settled = True

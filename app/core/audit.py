@@ -69,10 +69,10 @@ class Act:
 class AuditTrail(Protocol):
     """Writes acts down; nothing here ever changes or removes one."""
 
-    async def record(self, act: Act) -> None:
+    async def record(self, act: Act, *, hurried: bool = False) -> None:
         """Return when `act` is durably in the trail. Raises `UnavailableError` when it could not be stored in time.
 
-        For what must not go on unless it is written down.
+        For what must not go on unless it is written down. `hurried`: lists may show it a moment later.
         """
 
     async def note(self, act: Act) -> None:

@@ -1,0 +1,320 @@
+"""Compares an account's books at its broker with what is known here, and says where they differ.
+
+It changes nothing but what the books tell of our own orders anyway: everything else is for a person to look at.
+Deliveries are not compared as positions: what was held before, and what has been settled, is not the order book's.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, time
+from typing import Any, Final
+
+import msgspec
+import structlog
+from beanie import PydanticObjectId
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import PyMongoError
+
+from app.brokerage.orders.ledger import WATCHED, Ledger
+from app.brokerage.orders.merging import Row
+from app.brokerage.orders.models import ReconciliationDocument
+from app.brokerage.orders.news import Book, OrdersHeard
+from app.brokerage.orders.ports import Holding, OwnPositions
+from app.brokerage.ports import Sessions
+from app.brokerage.words import (
+    AT_BROKER,
+    FINAL_STATES,
+    UNSURE,
+    BookedOrder,
+    BookedTrade,
+    BrokerPosition,
+    OrderState,
+    Product,
+)
+from app.core.cancelling import raise_if_cancelled
+from app.core.clock import to_micros
+from app.core.errors import DomainError, NotFoundError
+from app.core.market_calendar import IST
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE: Final = 8
+"""Accounts that are compared at one time."""
+MOST_REPORTS: Final = 10_000
+MAX_DIFFERENCES: Final = 200
+"""Differences of one account that are listed; the others are counted."""
+_COMPARED: Final = frozenset({Product.MIS, Product.NRML})
+_encode: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str).encode
+
+Difference = dict[str, Any]
+
+
+class Reconciliation:
+    """The job, and what it found last."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        news: OrdersHeard,
+        sessions: Sessions,
+        positions: OwnPositions | None = None,
+    ) -> None:
+        """`positions`: who reckons them from the fills; without it they are not compared, and the report says so."""
+        self._ledger, self._news, self._sessions, self._positions = ledger, news, sessions, positions
+        self._removed: asyncio.Queue[str] = asyncio.Queue()
+
+    async def run(self) -> Mapping[str, Any]:
+        """Compare every account whose session is valid, and every one with orders that are open or in doubt."""
+        watched = {row["account_id"] for row in await self._ledger.watched()}
+        accounts = sorted({*await self._sessions.all_open(), *watched})
+        counts: defaultdict[str, int] = defaultdict(int)
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def one(account_id: str) -> None:
+            async with turns:
+                try:
+                    counts[(await self.compare(account_id))["status"]] += 1
+                except DomainError as error:  # an account that was removed meanwhile
+                    log.info("an account was not compared", account=account_id, error=type(error).__name__)
+                    counts["left_out"] += 1
+
+        # Together, so that one broker that does not answer keeps nobody's from being compared.
+        async with asyncio.TaskGroup() as group:
+            for account_id in accounts:
+                group.create_task(one(account_id))
+        await self._forget_removed(accounts)
+        return {"accounts": len(accounts), **counts}
+
+    async def _forget_removed(self, compared: Sequence[str]) -> None:
+        """Reports of accounts that are gone; their removal may not have been heard of."""
+        known = set(compared)
+        for row in await _reports().find({}, {"_id": 1}).limit(MOST_REPORTS).to_list():
+            if row["_id"] in known:
+                continue
+            try:
+                await self._sessions.broker_of(row["_id"])
+            except NotFoundError:
+                await self.forget(row["_id"])
+
+    async def compare(self, account_id: str) -> dict[str, Any]:
+        """Compare one account now, and keep the report."""
+        began = self._ledger.clock.now()
+        broker = await self._sessions.broker_of(account_id)
+        try:
+            book = await self._news.refresh(account_id, all_trades=True)
+            opened, account, session = await self._news.opened(account_id)
+            theirs = await opened.positions(account, session)
+        except DomainError as error:
+            rows = await self._ledger.watched(account_id)
+            report = _report(account_id, broker.value, began, None, [], [], unresolved(rows))
+            report |= {"status": "unavailable", "detail": error.detail}
+            if rows:
+                await self._keep(rows[0]["user_id"], report)
+            return report
+        ours = await self._positions.net(account_id) if self._positions else None
+        rows = await self._rows(book)
+        differences = [
+            *unresolved(rows),
+            *order_differences(rows, book.orders),
+            *fill_differences(rows, book.orders, book.trades),
+            *(position_differences(ours, theirs) if ours is not None else ()),
+        ]
+        compared = ["orders", "trades", *(["positions"] if ours is not None else [])]
+        report = _report(account_id, broker.value, began, book, theirs, compared, differences)
+        await self._keep(PydanticObjectId(book.user_id), report)
+        for difference in differences:
+            if difference["kind"] in {"twin", "missing", "state", "fills"}:
+                log.warning("a broker has an order otherwise", account=account_id, **_words(difference))
+        return report
+
+    async def reports(self, user_id: PydanticObjectId) -> bytes:
+        """The newest report of each of the user's accounts, as a JSON array."""
+        rows = await _reports().find({"user_id": user_id}).limit(100).to_list()
+        return _encode(sorted((row["report"] for row in rows), key=lambda report: report["account_id"]))
+
+    def removed(self, account_id: str) -> None:
+        """The account was removed: its report goes, too. Never waits."""
+        self._removed.put_nowait(account_id)
+
+    async def forget_removed(self) -> None:
+        """Background task of every process: forget what `removed` was told of."""
+        while True:
+            account_id = await self._removed.get()
+            try:
+                await self.forget(account_id)
+            except PyMongoError as error:  # `run` finds it
+                raise_if_cancelled()
+                log.info("the report of a removed account is still there", error=type(error).__name__)
+
+    async def forget(self, account_id: str) -> None:
+        """The account was removed."""
+        await _reports().delete_one({"_id": account_id})
+
+    async def _rows(self, book: Book) -> list[Row]:
+        """Our orders that the day's book may have: today's, those still open, and others that it names."""
+        midnight = datetime.combine(book.began.astimezone(IST).date(), time(0), IST)
+        low, high = to_micros(midnight), to_micros(self._ledger.clock.now()) + 1_000_000
+        found = {row["_id"]: row for row in await self._ledger.watched(book.account_id)}
+        found |= {
+            row["_id"]: row for row in await self._ledger.between(book.user_id, book.account_id, low, high, WATCHED * 3)
+        }
+        known = {row["broker_order_id"] for row in found.values()}
+        for booked in book.orders:
+            if booked.broker_order_id not in known:
+                row = await self._ledger.by_broker_id(book.account_id, booked.broker_order_id)
+                if row is not None:
+                    found[row["_id"]] = row
+        return list(found.values())
+
+    async def _keep(self, user_id: PydanticObjectId, report: dict[str, Any]) -> None:
+        kept = {"user_id": user_id, "broker": report["broker"], "report": report, "at": report["at"]}
+        try:
+            await _reports().update_one(
+                {"_id": report["account_id"]}, {"$set": {"schema_version": 1, **kept}}, upsert=True
+            )
+        except PyMongoError as error:
+            raise_if_cancelled()
+            log.warning("a comparison could not be kept", error=type(error).__name__)
+
+
+def _reports() -> AsyncCollection[dict[str, Any]]:
+    return ReconciliationDocument.get_pymongo_collection()
+
+
+def unresolved(rows: Iterable[Row]) -> list[Difference]:
+    """Orders of which nobody knows whether, or how, the broker has them."""
+    return [
+        _of(row, "unresolved", detail=row["reason"] or "It is not known whether the broker has this order.")
+        for row in rows
+        if OrderState(row["state"]) in UNSURE or not row["certain"]
+    ]
+
+
+def order_differences(rows: Sequence[Row], orders: Sequence[BookedOrder]) -> list[Difference]:
+    """What the order book has otherwise than we do, after it was taken."""
+    booked = {order.broker_order_id: order for order in orders}
+    found: list[Difference] = []
+    ours: set[str] = set()
+    for row in rows:
+        ours |= {row["broker_order_id"], *row["twins"]}
+        for twin in row["twins"]:
+            detail = "The broker has a second order with this order's tag."
+            found.append(_of(row, "twin", detail=detail) | {"broker_order_id": twin})
+        theirs = booked.get(row["broker_order_id"])
+        state = OrderState(row["state"])
+        if theirs is None:
+            if state in AT_BROKER:
+                found.append(_of(row, "missing", state, None, "Open here, and not in the broker's order book."))
+        elif (state in FINAL_STATES) != (theirs.state in FINAL_STATES):
+            found.append(_of(row, "state", state, theirs.state, "The broker tells another state of this order."))
+        elif theirs.filled_quantity < row["filled_quantity"]:
+            told = "The broker's order book has fewer fills of it than the broker told before."
+            found.append(_of(row, "quantity", row["filled_quantity"], theirs.filled_quantity, told))
+    found.extend(_foreign(order) for order in orders if order.broker_order_id not in ours)
+    return found
+
+
+def fill_differences(
+    rows: Iterable[Row], orders: Iterable[BookedOrder], trades: Iterable[BookedTrade]
+) -> list[Difference]:
+    """Orders whose fills in the order book are not those of the trade book."""
+    known = {row["broker_order_id"]: row for row in rows if row["broker_order_id"]}
+    sums: defaultdict[str, int] = defaultdict(int)
+    for trade in trades:
+        sums[trade.broker_order_id] += trade.quantity
+    found: list[Difference] = []
+    for order in orders:
+        quantity = sums.pop(order.broker_order_id, 0)
+        if quantity == order.filled_quantity:
+            continue
+        row = known.get(order.broker_order_id)
+        detail = "The order book and the trade book of the broker have other fills."
+        base = _of(row, "fills", detail=detail) if row else {**_foreign(order), "kind": "fills", "detail": detail}
+        found.append(base | {"ours": f"{order.filled_quantity} in orders", "theirs": f"{quantity} in trades"})
+    return found
+
+
+def position_differences(ours: Mapping[Holding, int], theirs: Iterable[BrokerPosition]) -> list[Difference]:
+    """Intraday and carried positions that the broker has otherwise."""
+    net: defaultdict[Holding, int] = defaultdict(int)
+    for position in theirs:
+        if position.product in _COMPARED:
+            symbol = position.symbol.removesuffix("-EQ")
+            net[Holding(position.exchange, symbol, position.product)] += position.net_quantity
+    mine = {
+        Holding(each.exchange, each.symbol.removesuffix("-EQ"), each.product): quantity
+        for each, quantity in ours.items()
+        if each.product in _COMPARED
+    }
+    return [
+        {
+            "kind": "position",
+            "order_id": None,
+            "broker_order_id": None,
+            "exchange": key.exchange.value,
+            "symbol": key.symbol,
+            "ours": f"{mine.get(key, 0)}",
+            "theirs": f"{net.get(key, 0)}",
+            "detail": f"The {key.product} position is not what the fills that are known here add up to.",
+        }
+        for key in sorted({*net, *mine})
+        if net.get(key, 0) != mine.get(key, 0)
+    ]
+
+
+def _report(
+    account_id: str,
+    broker: str,
+    at: datetime,
+    book: Book | None,
+    positions: Sequence[BrokerPosition],
+    compared: list[str],
+    differences: list[Difference],
+) -> dict[str, Any]:
+    # Orders that were given elsewhere are no fault of anybody's.
+    differs = any(difference["kind"] != "foreign" for difference in differences)
+    return {
+        "account_id": account_id,
+        "broker": broker,
+        "at": at,
+        "status": "differs" if differs else "agrees",
+        "orders": len(book.orders) if book else 0,
+        "trades": len(book.trades) if book else 0,
+        "positions": len(positions),
+        "compared": compared,
+        "differences": differences[:MAX_DIFFERENCES],
+        "more": max(len(differences) - MAX_DIFFERENCES, 0),
+        "detail": None,
+    }
+
+
+def _of(row: Row, kind: str, ours: object = None, theirs: object = None, detail: str = "") -> Difference:
+    return {
+        "kind": kind,
+        "order_id": str(row["_id"]),
+        "broker_order_id": row["broker_order_id"],
+        "exchange": row["exchange"],
+        "symbol": row["stock_symbol"],
+        "ours": None if ours is None else str(ours),
+        "theirs": None if theirs is None else str(theirs),
+        "detail": detail,
+    }
+
+
+def _foreign(order: BookedOrder) -> Difference:
+    return {
+        "kind": "foreign",
+        "order_id": None,
+        "broker_order_id": order.broker_order_id,
+        "exchange": order.exchange.value,
+        "symbol": order.symbol,
+        "ours": None,
+        "theirs": f"{order.side} {order.quantity} {order.state}",
+        "detail": "In the broker's order book, and not placed from here.",
+    }
+
+
+def _words(difference: Difference) -> dict[str, Any]:
+    return {name: difference[name] for name in ("kind", "order_id", "broker_order_id", "ours", "theirs")}
