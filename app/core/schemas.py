@@ -1,7 +1,7 @@
 """Building blocks of what goes over the wire."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -81,6 +81,16 @@ def _whole_milliseconds_utc(moment: datetime) -> datetime:
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
+
+def _day_as_written(value: Any) -> Any:
+    """Not a number: pydantic would take that for seconds since 1970."""
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+        raise PydanticCustomError("date_parsing", "Input should be a day, as in 2026-11-23")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_day_as_written), Field(ge=date(1990, 1, 1), le=date(2200, 12, 31))]
+"""A day of the calendar, `2026-11-23`."""
 
 Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_whole_milliseconds_utc)]
 """A time as aware UTC, in whole milliseconds (BSON's resolution); one without offset is taken for UTC."""

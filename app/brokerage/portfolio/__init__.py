@@ -1,0 +1,1 @@
+"""Trades, positions, what they made and what they cost."""

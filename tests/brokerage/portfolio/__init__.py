@@ -1,0 +1,1 @@
+"""Trades, positions, P&L."""

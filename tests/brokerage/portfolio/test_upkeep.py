@@ -1,0 +1,70 @@
+"""Snapshots, and everything anew from the trades."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from bson import Decimal128
+
+from app.brokerage.portfolio import upkeep
+from app.brokerage.portfolio.book_rows import book_rows, day_rows, trade_rows
+from tests.brokerage.portfolio.kit import DAY, MINUTE, MONDAY, NOON, PNL, D, Desk, SomeRun, fill, given
+from tests.brokerage.portfolio.test_fills import a_week, outcome
+
+
+async def test_everything_is_made_anew_from_the_trades(desk: Desk) -> None:
+    await desk.take(*a_week(7, 16))
+    await desk.enter(given("buy", 5, 10, NOON - 900 * DAY), given("sell", 2, 12, NOON - 300 * DAY))
+    wanted = await outcome(desk)
+    good = await desk.upkeep.rebuild(SomeRun())
+    assert good is not None
+    assert (good["trades"], good["books_corrected"], good["days_corrected"]) == (18, 0, 0)
+    # One book is lost, one wrong, one open with nothing in it; a trade and a day say what is not so.
+    first, second, *_ = await desk.all_of("portfolio_books")
+    await book_rows().delete_one({"_id": first["_id"]})
+    await book_rows().update_one({"_id": second["_id"]}, {"$set": {"state.realised": D(1_000_000)}})
+    await book_rows().insert_one({**second, "_id": "stray", "open": True, "revision": 1})
+    sale = await trade_rows().find_one({"order_type": "sell", "book": second["_id"]})
+    assert sale is not None
+    await trade_rows().update_one({"_id": sale["_id"]}, {"$set": {"realised": D(5)}, "$unset": {"charges": ""}})
+    await day_rows().update_one({"_id": (await desk.all_of("portfolio_days"))[0]["_id"]}, {"$set": {"realised": D(9)}})
+    again = await desk.upkeep.rebuild(SomeRun())
+    assert again is not None
+    assert (again["books"], again["books_corrected"]) == (good["books"] + 1, 3)
+    assert again["days_corrected"] >= 1
+    await book_rows().delete_one({"_id": "stray"})
+    assert await outcome(desk) == wanted
+
+
+async def test_a_rebuild_reads_piece_by_piece(desk: Desk, monkeypatch: object) -> None:
+    monkeypatch.setattr(upkeep, "_PIECE", 4)  # type: ignore[attr-defined]
+    fills = [fill("buy", 1, "10", MONDAY + n * MINUTE / 100) for n in range(11)]
+    await desk.take(*fills, fill("sell", 3, "12", MONDAY + DAY))
+    found = await desk.upkeep.rebuild(SomeRun())
+    assert found == {"trades": 12, "books": 1, "books_corrected": 0, "days": 2, "days_corrected": 0}
+
+
+async def test_a_snapshot_keeps_the_close(desk: Desk) -> None:
+    desk.prices.put("RELIANCE", "2600")
+    await desk.take(
+        fill("buy", 10, "2500", NOON - DAY), fill("buy", 1, "7", NOON, "UNKNOWN"), fill("sell", 1, "9", NOON, "UNKNOWN")
+    )
+    await desk.take(fill("sell", 3, "5", NOON, "UNKNOWN"), who="bob")
+    desk.broker.fault = None
+    assert await desk.upkeep.snapshot() == {"accounts": 2}
+    rows = {row["account_id"]: row for row in await desk.all_of("portfolio_snapshots")}
+    ann, bob = rows[await desk.account()], rows[await desk.account("bob")]
+    assert (ann["unrealised"], ann["unpriced"], ann["funds"]) == (Decimal128("1000"), 0, Decimal128("1000000"))
+    assert [(one["quantity"], one["price"]) for one in ann["books"]] == [(10, Decimal128("2600"))]
+    assert (bob["unrealised"], bob["unpriced"], bob["books"]) == (Decimal128("0"), 1, [])
+    desk.clock.moment = datetime(2026, 11, 21, 10, tzinfo=UTC)  # a Saturday
+    assert await desk.upkeep.snapshot() == {"accounts": 0, "note": "no session"}
+    assert len(await desk.all_of("portfolio_snapshots")) == 2
+
+
+async def test_days_are_computed_when_somebody_asks_or_within_the_minute(desk: Desk) -> None:
+    await desk.take(fill("buy", 10, "2500", NOON - DAY))
+    assert [row["pending"] for row in await desk.all_of("portfolio_days")] == [True]
+    assert await desk.upkeep.repair() == {"books": 0, "days": 1}
+    (day,) = await desk.all_of("portfolio_days")
+    assert (day["pending"], day["trades"]) == (False, 1)
+    assert (await desk.get(PNL))["charges"]["total"] == Decimal(str(day["charges"]["total"]))
