@@ -11,6 +11,10 @@ from app.alerts.webhook import router as webhook
 from app.audit.router import router as audit
 from app.auth.router import routers as auth
 from app.auth.schemas.sign_in import SecondFactorRequired
+from app.brokerage.accounts.router import router as broker_accounts
+from app.brokerage.orders.router import router as orders
+from app.brokerage.portfolio.router import dashboard_router, trade_router
+from app.brokerage.push.router import router as broker_pushes
 from app.core.deps import KnownQuery
 from app.crypto.lane import ListingLane
 from app.crypto.router import routers as crypto
@@ -37,10 +41,11 @@ def include_routes(app: FastAPI) -> None:
     """Add every route to `app`."""
     # TradingView's URLs carry what their owner writes into them, and monitors add parameters to probes. Early, since
     # FastAPI finishes all routes on the way to the one that is asked for: what asks after a start should not wait.
-    for router in (webhook, system, stream):
+    for router in (webhook, broker_pushes, system, stream):
         app.include_router(router)
+    trading = (orders, dashboard_router, trade_router, broker_accounts)
     listed = (quotes, indicators, generated_signals, predictions)
-    for router in (alerts, *market_data, user_signals, *auth, audit, *crypto, *listed, jobs):
+    for router in (alerts, *trading, *market_data, user_signals, *auth, audit, *crypto, *listed, jobs):
         app.include_router(router, dependencies=[KnownQuery])
     app.include_router(docs_router())
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from tests.simulators.angel_one import AngelOneSimulator  # noqa: E402 (the path comes first)
 from tests.simulators.angel_one.calendar import write_calendar  # noqa: E402
 from tests.simulators.angel_one.faults import CONTROL, add_options, carry_out  # noqa: E402
-from tests.simulators.angel_one.market import Market  # noqa: E402
+from tests.simulators.angel_one.market import EQUITIES, INDICES, Market  # noqa: E402
 from tests.simulators.coingecko import CoinGeckoSimulator  # noqa: E402
 from tests.simulators.coinmarketcap import CoinMarketCapSimulator  # noqa: E402
 from tests.simulators.yahoo import YahooMarket, YahooSimulator  # noqa: E402
@@ -48,6 +48,8 @@ def environment(options: argparse.Namespace, *providers: dict[str, str]) -> dict
         "DATA_DIR": str(options.data),
         "MARKET_CALENDAR_FILE": str(calendar),
         "ENVIRONMENT": "development",
+        "PAPER_ALWAYS_OPEN": "true",
+        "ANGEL_ONE_SYMBOLS": "NSE:2885,NSE:1594",  # RELIANCE and INFY, beside the indices
         **{name: value for settings in providers for name, value in settings.items()},
     }
 
@@ -88,7 +90,7 @@ async def demo(options: argparse.Namespace) -> int:
         service = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, env=env)
         # Ctrl-C reaches the service by itself; a SIGTERM of whoever supervises the demo is passed on.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end, service)
-        prices = asyncio.create_task(simulator.stream(every=options.every))
+        prices = asyncio.create_task(simulator.stream((*INDICES, *EQUITIES), every=options.every))
         faults = asyncio.create_task(carry_out(simulator, options))
         try:
             sys.stdout.write(greeting(f"http://{options.host}:{options.port}", f"{simulator.rest_url}{CONTROL}"))

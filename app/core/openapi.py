@@ -30,6 +30,9 @@ TAGS = [
         "description": "Where TradingView posts to. Possession of the key in the path is the credential.",
     },
     {"name": "Alerts", "description": "What arrived: list, read, correct, delete, chart."},
+    {"name": "Orders", "description": "Buy, sell, change, cancel: through your broker, or on paper, exactly once."},
+    {"name": "Brokerages", "description": "Your accounts at brokers, their sessions, and what brokers push."},
+    {"name": "Trades and portfolio", "description": "Fills, positions, holdings, profit and loss after charges."},
     {
         "name": "Market data",
         "description": "Live prices of Indian indices and shares: ticks, candles, charts, market hours, data quality.",

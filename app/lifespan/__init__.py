@@ -11,6 +11,12 @@ from app import __version__
 from app.alerts.models import DOCUMENTS as ALERT_DOCUMENTS
 from app.audit.models import DOCUMENTS as AUDIT_DOCUMENTS
 from app.auth.models import DOCUMENTS as AUTH_DOCUMENTS
+from app.brokerage.accounts.models import DOCUMENTS as BROKER_ACCOUNT_DOCUMENTS
+from app.brokerage.adapters.paper.models import DOCUMENTS as PAPER_DOCUMENTS
+from app.brokerage.listing_models import DOCUMENTS as LISTING_DOCUMENTS
+from app.brokerage.orders.models import DOCUMENTS as ORDER_DOCUMENTS
+from app.brokerage.portfolio.models import DOCUMENTS as PORTFOLIO_DOCUMENTS
+from app.brokerage.push.models import DOCUMENTS as PUSH_DOCUMENTS
 from app.core.deps import Registry
 from app.core.hub import Hub
 from app.core.outbox import Channel
@@ -20,6 +26,8 @@ from app.crypto.portfolio_models import DOCUMENTS as CRYPTO_PORTFOLIO_DOCUMENTS
 from app.job_runs.models import DOCUMENTS as JOB_DOCUMENTS
 from app.lifespan.accounts import accounts
 from app.lifespan.background import background
+from app.lifespan.brokerage import brokerage
+from app.lifespan.brokerage_orders import order_reading
 from app.lifespan.crypto import crypto
 from app.lifespan.features import features
 from app.lifespan.generated_signals import generated_signals
@@ -51,6 +59,12 @@ DOCUMENTS: list[type[Document]] = [
     *QUOTE_DOCUMENTS,
     *GENERATED_SIGNAL_DOCUMENTS,
     *PREDICTION_DOCUMENTS,
+    *BROKER_ACCOUNT_DOCUMENTS,
+    *LISTING_DOCUMENTS,
+    *ORDER_DOCUMENTS,
+    *PAPER_DOCUMENTS,
+    *PORTFOLIO_DOCUMENTS,
+    *PUSH_DOCUMENTS,
 ]
 """Every document of every feature."""
 
@@ -79,10 +93,20 @@ async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[
         jobs = job_runs(registry, settings, ground, hub)
         market = Market(registry, settings, ground, hub, people.audit)
         await market.load()
-        features(registry, settings, ground, people, hub, {Channel.TICKS: market.snapshot})
+        orders = order_reading(registry, ground)
+        features(
+            registry,
+            settings,
+            ground,
+            people,
+            hub,
+            replays={Channel.ORDERS: orders},
+            snapshots={Channel.TICKS: market.snapshot},
+        )
         shown = quotes(registry, settings, ground, market, jobs, stack)
         generated_signals(registry, settings, ground, hub, jobs, shown.candles, market)
         probes = {
+            **brokerage(registry, settings, ground, people, hub, jobs, market, shown.newest, stack),
             "quotes": shown.health,
             "predictions": predictions(registry, settings, ground, jobs, shown.candles, market.calendar, stack),
             "crypto": await crypto(registry, settings, ground, jobs, stack),

@@ -18,14 +18,24 @@ from app.job_runs.service import JobRuns
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
 from app.stream.conversation import Limits
-from app.stream.ports import Snapshots
+from app.stream.ports import Replays, Snapshots
 from app.stream.service import StreamService
 
 
 def features(
-    registry: Registry, settings: Settings, ground: Ground, people: People, hub: Hub, snapshots: Snapshots
+    registry: Registry,
+    settings: Settings,
+    ground: Ground,
+    people: People,
+    hub: Hub,
+    *,
+    replays: Replays,
+    snapshots: Snapshots,
 ) -> None:
-    """Make the services of the features and provide what endpoints ask for."""
+    """Make the services of the features and provide what endpoints ask for.
+
+    `replays`, `snapshots`: of other features' channels, for those who subscribe to them.
+    """
     clock, bus = ground.clock, ground.bus
     metrics = registry.get(Metrics)
     sequence = Sequence(clock)
@@ -42,7 +52,7 @@ def features(
     streams = StreamService(
         hub=hub,
         authenticator=people.authenticator,
-        replays={Channel.ALERTS: alerts, Channel.JOBS: registry.get(JobRuns)},
+        replays={Channel.ALERTS: alerts, Channel.JOBS: registry.get(JobRuns), **replays},
         snapshots=snapshots,
         clock=clock,
         limits=limits,

@@ -106,6 +106,10 @@ class Market:
         registry.provide(MarketCharts, MarketCharts(candles=candles, calendar=self.calendar))
         registry.provide(MarketHours, MarketHours(clock=clock, calendar=self.calendar))
 
+    def newest(self, symbol: str) -> tuple[int, dict[str, Any]] | None:
+        """The newest tick of `symbol` that passed by here, as clients get it, and its time in ms."""
+        return self._stream.newest(symbol)
+
     def on_ticks(self, listener: Callable[[Sequence[Tick]], None]) -> None:
         """Hand `listener` the ticks that passed the checks, if the feed runs in this process; it must not raise."""
         self._outlets.add(listener)

@@ -24,6 +24,7 @@ class QuoteParts(NamedTuple):
 
     candles: QuoteCandles
     """The port `core.candles.CandleHistory`, for signals and predictions."""
+    newest: Quotes
     sources: Sources
 
     async def health(self) -> dict[str, Any]:
@@ -69,4 +70,4 @@ def quotes(
     stack.push_async_callback(newest.close)
     registry.provide(QuoteReading, QuoteReading(quotes=newest, candles=candles, clock=clock))
     jobs.add(Job("quotes.expire", without_run(candles.expire), at=time(6, 15)))
-    return QuoteParts(candles, sources)
+    return QuoteParts(candles, newest, sources)

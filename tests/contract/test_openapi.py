@@ -90,6 +90,21 @@ CONTRACT = [
     ("GET", "/api/v1/signals/{signal_id}"),
     ("PATCH", "/api/v1/signals/{signal_id}"),
     ("DELETE", "/api/v1/signals/{signal_id}"),
+    ("POST", "/api/v1/dashboard/activate-brokerage"),
+    ("GET", "/api/v1/dashboard/brokerages"),
+    ("DELETE", "/api/v1/dashboard/brokerages/{brokerage_id}"),
+    ("GET", "/api/v1/dashboard/dashboard"),
+    ("POST", "/api/v1/dashboard/order/buy"),
+    ("POST", "/api/v1/dashboard/order/sell"),
+    ("GET", "/api/v1/dashboard/orders"),
+    ("GET", "/api/v1/dashboard/orders/{order_id}"),
+    ("PATCH", "/api/v1/dashboard/orders/{order_id}"),
+    ("DELETE", "/api/v1/dashboard/orders/{order_id}"),
+    ("POST", "/api/v1/trade/trade"),
+    ("GET", "/api/v1/trade/trades"),
+    ("GET", "/api/v1/trade/trade/{trade_id}"),
+    ("PUT", "/api/v1/trade/trade/{trade_id}"),
+    ("POST", "/api/v1/brokerage/webhook/{brokerage}"),
     ("GET", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{job_id}"),
     ("GET", "/api/v1/market-data/watchlist"),
@@ -115,9 +130,12 @@ PUBLIC = re.compile(
     r"/|/health.*|/metrics|/api(/v1)?/auth/(register|signup|login|signin|refresh|logout|request-otp|otp-login"
     r"|login/second-factor|verify-email(/resend)?|password/(forgot|reset))"
     r"|/api/v1/market-data/(?!watchlist).*|/api/v1/cryptocurrencies/(?!sync).*"
-    r"|/api/market/(?!sync).*|/api/signals/(?!generate).*|/api/predictions/(?!generate).*"
+    r"|/api/v1/brokerage/webhook/.*|/api/market/(?!sync).*|/api/signals/(?!generate).*|/api/predictions/(?!generate).*"
 )
 UNFORESEEABLE = {
+    "/api/v1/brokerage/webhook/{brokerage}",
+    "/api/v1/dashboard/activate-brokerage",
+    "/api/v1/dashboard/brokerages/{brokerage_id}/session",
     "/api/v1/auth/otp-login",
     "/api/v1/auth/login/second-factor",
     "/api/v1/auth/verify-email",
@@ -243,10 +261,33 @@ def coins_of(target: ServiceProcess, account: Account) -> dict[str, str]:
     return {"holding_id": holding.json()["id"], "list_id": watchlist.json()["id"]}
 
 
+def trading_of(target: ServiceProcess, account: Account) -> dict[str, str]:
+    """The ids of an order on paper that waits, of a trade entered by hand, and of the account on paper."""
+    with httpx.Client(base_url=f"{target.url}/api/v1", timeout=10, headers=account.headers) as client:
+        order = client.post("/dashboard/order/buy", json={"stock_ticker": "RELIANCE", "quantity": 10, "price": 1000})
+        trade = client.post(
+            "/trade/trade", json={"stock_ticker": "TCS", "quantity": 1, "price": 1, "order_type": "buy"}
+        )
+        paper = client.get("/dashboard/brokerages")
+    assert (order.status_code, trade.status_code) == (201, 201), order.text + trade.text
+    return {
+        "order_id": order.json()["id"],
+        "trade_id": trade.json()["id"],
+        "brokerage_id": paper.json()[0]["id"],
+        "brokerage": "zerodha",
+    }
+
+
 def send_examples(target: ServiceProcess, document: dict[str, Any], account: Account, admin_token: str) -> None:
     sent: list[str] = []
     made = {"secret_key": account.key, "item_id": account.alert_id, "key_id": account.key_id}
-    made |= {"exchange": "NSE", "token": "2885", "symbol": "RELIANCE", **coins_of(target, account)}
+    made |= {
+        "exchange": "NSE",
+        "token": "2885",
+        "symbol": "RELIANCE",
+        **coins_of(target, account),
+        **trading_of(target, account),
+    }
     with httpx.Client(base_url=target.url, timeout=10, verify=NO_TLS) as client:
         signs = {path: {"Authorization": f"Bearer {admin_token}"} for path in FOR_ADMINISTRATORS} | {
             path: somebody_with(client, body.get("current_password") or body["password"])
@@ -268,6 +309,9 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
                 body |= {"email": f"asha{len(sent)}@example.com"} | (
                     {"username": f"asha{len(sent)}"} if "username" in body else {}
                 )
+            if (method, path) == ("PATCH", "/api/v1/dashboard/orders/{order_id}"):
+                # Each change of an order waits for the broker to show the one before.
+                made |= trading_of(target, account)
             if "{list_id}" in path:  # the name is that of the example that makes one
                 body["name"] += " again"
             if "refresh_token" in body:

@@ -42,6 +42,20 @@ def free_port() -> int:
         return port
 
 
+NOBODY = "http://127.0.0.1:9"
+OFFLINE = {
+    "CRYPTO_SYNC_ENABLED": "false",
+    "SIGNALS_TIMEFRAMES": "[]",
+    "YAHOO_BASE_URL": NOBODY,
+    "ZERODHA_BASE_URL": NOBODY,
+    "UPSTOX_BASE_URL": NOBODY,
+    "UPSTOX_INSTRUMENTS_URL": NOBODY,
+    "GROWW_BASE_URL": NOBODY,
+    "GROWW_INSTRUMENTS_URL": NOBODY,
+}
+"""No test asks the internet."""
+
+
 class ServiceProcess:
     """One run of the service; `env` adds to or (with None) removes from the defaults."""
 
@@ -67,8 +81,7 @@ class ServiceProcess:
         self._forked = forked and workers == 1
         self._database: str | None = None
         defaults = {"ENVIRONMENT": "test", "DATA_DIR": str(self.data_dir), **(GENEROUS if generous else {})}
-        # No test asks the internet.
-        defaults |= {"CRYPTO_SYNC_ENABLED": "false", "YAHOO_BASE_URL": "http://127.0.0.1:9", "SIGNALS_TIMEFRAMES": "[]"}
+        defaults |= OFFLINE
         defaults |= {} if env.get("ENVIRONMENT") == "production" else CHEAP
         if url := os.environ.get("TEST_MONGODB_URL"):
             self._database = f"arrow_test_{secrets.token_hex(6)}"

@@ -261,7 +261,7 @@ async def test_of_syncs_at_once_none_is_lost(room: Room):
     ]
     results = await asyncio.gather(*syncs)
 
-    assert store.overtaken >= 2
+    assert store.overtaken >= 1
     assert len({result["generation"] for result in results}) == 3
     assert set(await room.slugs()) == {coin.slug for coin in TEN} | {"new-1", "new-2"}
     assert [(await room.get(f"/{slug}"))["price"] for slug in ("c0", "c1")] == [5, 7]
