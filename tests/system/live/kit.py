@@ -182,7 +182,10 @@ class Live:
 
     async def feed(self) -> Json:
         """The feed's line in `/health`."""
-        return (await self.get("/health"))["feed"]
+        async with asyncio.timeout(15):
+            while "feed" not in (health := await self.get("/health")):
+                await asyncio.sleep(0.1)  # a busy machine's service may not know of its database for a moment
+        return health["feed"]
 
     async def counters(self) -> Json:
         """The feed's counters in the statistics."""
