@@ -207,7 +207,7 @@ async def test_on_paper_fills_are_heard_of(desk: ServiceProcess):
         assert order["broker"] == "paper"
         [*_, filled] = await heard(socket, order["id"], "COMPLETE")
         assert filled["data"]["average_price"] > 0
-        seen = await until(lambda: get(newcomer, "dashboard"), lambda seen: seen["latest_trades"])
+        seen = await until(lambda: get(newcomer, "dashboard"), lambda seen: seen["latest_trades"] and seen["positions"])
     assert [(row["symbol"], row["quantity"]) for row in seen["positions"]] == [("RELIANCE", 2)]
 
 
