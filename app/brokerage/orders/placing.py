@@ -107,9 +107,9 @@ class Placing:
         stored and its id in `order_id`, `OrderRejectedError`, `BrokerUnavailableError` and `OutcomeUnknownError`.
         """
         _check_side(side, given)
-        print_ = fingerprint(side, given)
+        digest = fingerprint(side, given)
         if given.client_order_id is not None and (known := await self._known(caller, given.client_order_id)):
-            return self._repeat(known, print_)
+            return self._repeat(known, digest)
         account_id = await self._sessions.active(str(caller.user_id))
         name = await self._sessions.broker_of(account_id)
         wish = wish_of(side, given)
@@ -119,11 +119,11 @@ class Placing:
         check_terms(side, wish.terms, listing, self._ledger.clock.now().astimezone(IST).date())
         broker, account, session = await self._news.opened(account_id)
         await self._budget.enter(account_id, takes, lambda: self._reduces(account_id, wish))
-        drafted = draft(self._ledger.clock.now(), caller.user_id, account, given, wish, listing, print_)
+        drafted = draft(self._ledger.clock.now(), caller.user_id, account, given, wish, listing, digest)
         named = drafted["user_id"], drafted["client_key"]
         while named in self._named:  # twice at one time: one of them is audited, stored and sent
             if known := await self._known(caller, given.client_order_id or ""):
-                return self._repeat(known, print_)
+                return self._repeat(known, digest)
         ready = _Ready(broker, account, session, ticket_of(drafted, wish, listing))
         # From here on nothing that happens to the request ends it in the middle.
         self._news.sending.add(drafted["_id"])
@@ -132,7 +132,7 @@ class Placing:
         task.add_done_callback(partial(self._landed, drafted["_id"], named))
         row = await asyncio.shield(task)
         if row["_id"] != drafted["_id"]:
-            return self._repeat(row, print_)
+            return self._repeat(row, digest)
         return Placed(order_json(row), new=True)
 
     def _landed(self, order_id: ObjectId, named: _Name, task: asyncio.Task[Row]) -> None:
@@ -158,9 +158,9 @@ class Placing:
         if self._flying:
             await asyncio.wait(list(self._flying.values()), timeout=deadline)
 
-    def _repeat(self, known: Row, print_: str) -> Placed:
+    def _repeat(self, known: Row, digest: str) -> Placed:
         """What became of it, as an error where that was one: a repeat must not look as if the order were there."""
-        if known["fingerprint"] != print_:
+        if known["fingerprint"] != digest:
             raise ConflictError(
                 "Another order was placed with this client_order_id, which names one order for good: use a new one."
             )

@@ -15,6 +15,10 @@ SENDER = re.compile(r"(?:[^<>@]*<)?[^<>@\s]+@[^<>@\s]+>?").fullmatch
 MAX_RETENTION_DAYS = 36_500
 """A hundred years: beyond what a date can hold, nothing could be stored any more."""
 
+MIN_SECRET_BYTES = 32
+# Words that stand in samples and tutorials where the secret should be.
+_PLACEHOLDERS = ("your-secret", "changeme", "change-me", "change_me", "secret-key-here", "example", "placeholder")
+
 
 def split(value: Any) -> Any:
     """A list given as JSON or comma-separated text."""
@@ -51,3 +55,12 @@ def service_address(address: str, *, production: bool) -> str:
     if production and parts.scheme in {"http", "ws"} and parts.hostname not in LOOPBACK:
         raise ValueError(f"must begin with {parts.scheme}s:// in production: credentials travel there")
     return address.rstrip("/")
+
+
+def weakness(secret: str) -> str | None:
+    """Why `secret` must not sign tokens in production; None if nothing speaks against it."""
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        return f"is shorter than {MIN_SECRET_BYTES} bytes; openssl rand -hex 32 makes one"
+    if any(word in secret.lower() for word in _PLACEHOLDERS) or len(set(secret)) < 8:
+        return "is a placeholder from a sample; openssl rand -hex 32 makes a real one"
+    return None

@@ -26,11 +26,13 @@ from app.core.settings.values import (
     BASE_URL,
     LOOPBACK,
     MAX_RETENTION_DAYS,
+    MIN_SECRET_BYTES,
     ORIGIN,
     SENDER,
     scheme,
     service_address,
     split,
+    weakness,
 )
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -63,9 +65,6 @@ _PROVIDERS = (
     "coinmarketcap_base_url",
     "yahoo_base_url",
 )
-MIN_SECRET_BYTES = 32
-# Words that stand in samples and tutorials where the secret should be.
-_PLACEHOLDERS = ("your-secret", "changeme", "change-me", "change_me", "secret-key-here", "example", "placeholder")
 
 
 class SettingsError(Exception):
@@ -83,15 +82,6 @@ def _variable(field: str) -> str:
     names = _names(field)
     known = {name.upper() for name in os.environ} | {name.upper() for name in dotenv_values(".env")}
     return next((name.upper() for name in names if name.upper() in known), names[0].upper())
-
-
-def _weakness(secret: str) -> str | None:
-    """Why `secret` must not sign tokens in production; None if nothing speaks against it."""
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        return f"is shorter than {MIN_SECRET_BYTES} bytes; openssl rand -hex 32 makes one"
-    if any(word in secret.lower() for word in _PLACEHOLDERS) or len(set(secret)) < 8:
-        return "is a placeholder from a sample; openssl rand -hex 32 makes a real one"
-    return None
 
 
 class Settings(
@@ -341,8 +331,8 @@ class Settings(
                 raise ValueError("SECRET_KEY: is required in production; make one with: openssl rand -hex 32")
             # A former key still verifies tokens, so it is as dangerous as the present one.
             for name, keys in (("SECRET_KEY", [secret]), ("SECRET_KEY_PREVIOUS", previous)):
-                if weakness := next(filter(None, map(_weakness, keys)), None):
-                    raise ValueError(f"{name}: {weakness}")
+                if weak := next(filter(None, map(weakness, keys)), None):
+                    raise ValueError(f"{name}: {weak}")
         elif not secret:
             made = self._made_once("secret_key", lambda: secrets.token_hex(32))
             object.__setattr__(self, "secret_key", SecretStr(made))
