@@ -157,16 +157,18 @@ class ChildProcess:
         online: bool = False,
         start_seconds: float = START_SECONDS,
         idle_seconds: float | None = IDLE_SECONDS,
+        once: bool = False,
     ) -> None:
         """`setup` is the first question of each run; nothing else is asked before its reply. `environment` is added to
         what a program needs anyway, and to be `online` the proxies and certificates, too. With `idle_seconds` None it
-        stays."""
+        stays. Where it knows what a new one would not, it runs `once`."""
         self.setup = setup
         self._module = module
         self._environment = dict(environment or {})
         self._passed = _PASSED | _OF_NETWORKS if online else _PASSED
         self._start_seconds = start_seconds
         self._idle_seconds = idle_seconds
+        self._once = once
         self._life: _Life | None = None
         self._starting: asyncio.Task[_Life] | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -232,6 +234,8 @@ class ChildProcess:
         if self._closed:
             raise ChildLostError("closed")
         if self._starting is None or self._starting.done():
+            if self._once and self._starting is not None:
+                raise ChildLostError("ended")
             self._starting = asyncio.create_task(self._start(), name=f"start {self._module}")
             # Whoever waits is told; nobody may be waiting any more.
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())

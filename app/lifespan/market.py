@@ -17,11 +17,11 @@ from app.core.scheduler import Job, Scheduler, without_run
 from app.core.settings import Settings
 from app.integrations.angel_one.credentials import Credentials
 from app.integrations.angel_one.feed import FeedClient
-from app.integrations.angel_one.instruments import InstrumentFile
 from app.integrations.angel_one.session import AngelOneSession
 from app.lifespan.ground import Ground
 from app.market_data.adapters.angel_one import AngelOneCandles, AngelOneTicks
-from app.market_data.adapters.angel_one_instruments import MODES, AngelOneListings, plan_fault
+from app.market_data.adapters.angel_one_instruments import MODES, plan_fault
+from app.market_data.adapters.instrument_process import InstrumentProcess
 from app.market_data.backfill import Backfill
 from app.market_data.candle_reading import CandleReading
 from app.market_data.candle_store import CandleStore
@@ -77,8 +77,10 @@ class Market:
         self._stream = TickStream(hub=hub, bus=ground.bus, clock=clock)
         self._outlets = Outlets(self._stream)
         db, bus = ground.database.db, ground.bus
-        source = AngelOneListings(InstrumentFile(settings.angel_one_instruments_url)) if settings.feed_enabled else None
-        self.master = registry.provide(InstrumentMaster, InstrumentMaster(db=db, clock=clock, bus=bus, source=source))
+        program = InstrumentProcess(settings.angel_one_instruments_url) if settings.feed_enabled else None
+        self.master = registry.provide(
+            InstrumentMaster, InstrumentMaster(db=db, clock=clock, bus=bus, source=None, program=program)
+        )
         self._watchlist = registry.provide(
             Watchlist,
             Watchlist(

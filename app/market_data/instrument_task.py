@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from datetime import datetime, time, timedelta
+from datetime import time
 from typing import Any, Final
 
 import structlog
@@ -12,8 +12,8 @@ from pymongo.errors import PyMongoError
 from app.core.cancelling import raise_if_cancelled
 from app.core.clock import Clock
 from app.core.lease_holder import LeaseHolder
-from app.core.market_calendar import IST
-from app.market_data.instruments import DoubtfulListError, InstrumentMaster
+from app.core.staged_lists import DoubtfulListError, last_turn
+from app.market_data.instruments import InstrumentMaster
 from app.market_data.listings import ListingsUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -60,13 +60,7 @@ class InstrumentTask:
 
     def _due(self) -> bool:
         checked = self._master.checked_at
-        return self._master.table is None or checked is None or checked < self._turn()
-
-    def _turn(self) -> datetime:
-        """When it was last time for a new list."""
-        now = self._clock.now().astimezone(IST)
-        turn = datetime.combine(now.date(), self._at, IST)
-        return turn if turn <= now else turn - timedelta(days=1)
+        return self._master.table is None or checked is None or checked < last_turn(self._clock.now(), self._at)
 
     async def _step(self) -> float:
         """One try; how many seconds to wait after it."""

@@ -1,19 +1,15 @@
 """The list of instruments that is in force: fetched once a day, checked, stored, and held by every process.
 
-A list is stored in a few compressed parts of a megabyte beside one row that names the version in force. A new one is
-written whole before that row is replaced, so nobody ever reads half of it, and one that cannot be right is not taken:
-the last good one stays, and `/health` says so, with its version and age.
+How it is stored, and what is taken, is in `core.staged_lists`; `/health` tells its version and age.
 """
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
-from pymongo import ReplaceOne
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 
@@ -22,6 +18,19 @@ from app.core.cancelling import raise_if_cancelled
 from app.core.clock import Clock
 from app.core.events import InstrumentsChanged, PeersChanged
 from app.core.market_calendar import IST
+from app.core.staged_lists import (
+    LOOK_EVERY,
+    BuiltList,
+    DamagedListError,
+    DoubtfulListError,
+    ListHere,
+    ListSource,
+    NewList,
+    StagedList,
+    believed,
+    check,
+    is_old,
+)
 from app.market_data.listings import (
     Filled,
     Listing,
@@ -30,7 +39,6 @@ from app.market_data.listings import (
     ListingTable,
     Stamp,
     TableBuilder,
-    ended,
 )
 from app.market_data.models import InstrumentPartDocument, InstrumentsDocument
 from app.market_data.ports import Instrument
@@ -40,19 +48,25 @@ log = structlog.get_logger(__name__)
 Row = dict[str, Any]
 
 ACTIVE: Final = "active"
-PART: Final = 1 << 20
-LEAST_SHARE: Final = 0.8
-"""Of the rows before, without contracts that have ended since: a list with fewer is doubted."""
-MOST_JUNK: Final = 0.2
-BELIEVED_AFTER: Final = timedelta(hours=20)
-"""A doubted list is taken after all when one of another day agrees with it: then the exchanges have changed."""
-OLD_AFTER: Final = timedelta(hours=36)
-LOOK_EVERY: Final = 60.0
 _TRIES: Final = 3
 
 
-class DoubtfulListError(Exception):
-    """A list that is not taken; the message is for a person."""
+class FilledHere:
+    """Fills `core.staged_lists.ListSource` in this process: reading the list takes some hundred megabytes."""
+
+    def __init__(self, source: ListingSource) -> None:
+        self._source = source
+
+    @asynccontextmanager
+    async def fetch(self, known: tuple[str, str] | None = None) -> AsyncIterator[NewList | None]:
+        """See the port. Raises `ListingsUnavailableError`."""
+        yield await self.list(known)
+
+    async def list(self, known: tuple[str, str] | None = None) -> ListHere | None:
+        """The newest list; None if it is the one whose stamp is `known`. Raises `ListingsUnavailableError`."""
+        builder = TableBuilder()
+        filled = await self._source.fill(builder, Stamp(*known) if known is not None else None)
+        return await asyncio.to_thread(_built, builder, filled) if filled is not None else None
 
 
 class InstrumentMaster:
@@ -65,11 +79,19 @@ class InstrumentMaster:
         clock: Clock,
         bus: Bus,
         source: ListingSource | None,
+        program: ListSource | None = None,
     ) -> None:
-        """`source`: None where nothing is to be fetched."""
-        self._states = db[InstrumentsDocument.Settings.name]
-        self._parts = db[InstrumentPartDocument.Settings.name]
-        self._clock, self._bus, self._source = clock, bus, source
+        """`source`: None where nothing is to be fetched. `program`: fetches it instead of `source`, in another process;
+        raises `ListingsUnavailableError`."""
+        self._list = StagedList(
+            db,
+            clock,
+            states=InstrumentsDocument.Settings.name,
+            parts=InstrumentPartDocument.Settings.name,
+            name=ACTIVE,
+        )
+        self._clock, self._bus = clock, bus
+        self._source = program or (FilledHere(source) if source is not None else None)
         self._followed: Callable[[], Iterable[Instrument]] = tuple
         self._table: ListingTable | None = None
         self._state: Row = {}
@@ -125,7 +147,7 @@ class InstrumentMaster:
         """Take what is in force, if it is not here yet. Never raises `PyMongoError`."""
         try:
             for _ in range(_TRIES):
-                self._state = await self._states.find_one({"_id": ACTIVE}) or {}
+                self._state = await self._list.state()
                 if self._state.get("version") in {None, self._loaded} or await self._take(self._state):
                     return
         except PyMongoError as error:
@@ -134,15 +156,20 @@ class InstrumentMaster:
 
     async def _take(self, state: Row) -> bool:
         """Whether it is settled; if not, the version may have been replaced meanwhile."""
-        rows = await self._parts.find({"version": state["version"]}).to_list()
-        data = b"".join(row["data"] for row in sorted(rows, key=lambda row: int(row["number"])))
-        table = await asyncio.to_thread(_decoded, data, state.get("sha256", ""))
+        table = await self._read(state)
         if table is None:
             self._unreadable = state["version"]
-            log.error("the stored list of instruments is damaged", version=state["version"], parts=len(rows))
+            log.error("the stored list of instruments is damaged", version=state["version"])
             return False
         self._set(table, state)
         return True
+
+    async def _read(self, state: Row) -> ListingTable | None:
+        try:
+            data = b"".join([part async for part in self._list.read(state)])
+            return await asyncio.to_thread(ListingTable.decode, data)
+        except (DamagedListError, ValueError):
+            return None
 
     def _set(self, table: ListingTable, state: Row) -> None:
         self._table, self._state, self._loaded, self._unreadable = table, state, state["version"], None
@@ -160,101 +187,52 @@ class InstrumentMaster:
         if self._source is None:
             return False
         await self.load()
-        builder, now = TableBuilder(), self._clock.now()
         # A list that is damaged here is fetched again, whatever the provider thinks that we have.
-        known = Stamp(*self._state["stamp"]) if self._table is not None and self._state.get("stamp") else None
+        stamp = self._state.get("stamp") if self._table is not None else None
         try:
-            filled = await self._source.fill(builder, known)
-            if filled is None:
-                await self._note(checked_at=now, tried_at=now, last_error=None, doubted=None)
-                return False
+            async with self._source.fetch((stamp[0], stamp[1]) if stamp else None) as new:
+                if new is None:
+                    self._state = await self._list.note_same(self._state)
+                    return False
+                return await self._judge(new)
         except ListingsUnavailableError as error:
-            await self._note(tried_at=now, last_error=error.kind)
+            self._state = await self._list.note_failure(self._state, error.kind)
             raise
-        table, data = await asyncio.to_thread(_built, builder)
-        try:
-            self._check(table, builder, filled)
-        except DoubtfulListError as error:
-            await self._note(tried_at=now, last_error="doubtful list", doubted=self._doubts(str(error), table, now))
-            raise
-        return await self._put(table, data, builder, filled)
 
-    def _check(self, table: ListingTable, builder: TableBuilder, filled: Filled) -> None:
-        junk = sum(filled.rejected.values()) + builder.repeated
-        if not len(table) or junk > MOST_JUNK * (len(table) + junk + sum(filled.skipped.values())):
-            raise DoubtfulListError(f"{junk:,} of its rows are unreadable, and {len(table):,} are left")
-        if self._table is None or self._believed(table):
-            return
-        today = self._clock.now().astimezone(IST).date()
-        expected = len(self._table) - ended(self._state.get("by_expiry") or {}, today)
-        if len(table) < LEAST_SHARE * expected:
-            raise DoubtfulListError(f"it has {len(table):,} instruments, where {expected:,} were expected")
+    async def _judge(self, new: NewList) -> bool:
+        before = self._state if self._table is not None else None
+        data = b""
+        try:
+            check(new.built, before, self._clock.now())
+            if before is not None and new.built.sha256 == before.get("sha256"):
+                self._state = await self._list.put_again(before, new.built)
+                return False
+            # Parts of it may be what is followed: it is read before it is taken.
+            data = b"".join([await new.part(number) for number in range(new.built.parts)])
+            table = await asyncio.to_thread(ListingTable.decode, data)
+            if before is not None and not believed(new.built, before, self._clock.now()):
+                self._check_followed(table)
+        except DoubtfulListError as error:
+            self._state = await self._list.doubt(self._state, new.built, str(error))
+            raise
+        self._set(table, await self._list.put(self._state, ListHere(new.built, data)))
+        self._bus.announce(InstrumentsChanged(self._loaded))
+        return True
+
+    def _check_followed(self, table: ListingTable) -> None:
+        """Raise `DoubtfulListError` for one that lacks what is followed, which the list in force has."""
+        present, today = self._table, self._clock.now().astimezone(IST).date().isoformat()
         gone = [
             f"{instrument.exchange}:{instrument.token} ({instrument.symbol})"
             for instrument in self._followed()
-            if (not instrument.expiry or instrument.expiry >= today.isoformat())
+            if (not instrument.expiry or instrument.expiry >= today)
             and table.find(instrument.exchange, instrument.token) is None
-            and self._table.find(instrument.exchange, instrument.token) is not None
+            and present is not None
+            and present.find(instrument.exchange, instrument.token) is not None
         ]
         if gone:
             more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
             raise DoubtfulListError(f"it lacks what is followed: {', '.join(gone[:3])}{more}")
-
-    def _believed(self, table: ListingTable) -> bool:
-        doubted = self._state.get("doubted")
-        if not doubted or self._clock.now() - doubted["since"] < BELIEVED_AFTER:
-            return False
-        return abs(len(table) - int(doubted["rows"])) <= 0.05 * len(table)
-
-    def _doubts(self, reason: str, table: ListingTable, now: datetime) -> Row:
-        before = self._state.get("doubted") or {}
-        same = before and abs(len(table) - before["rows"]) <= 0.05 * len(table)
-        return {"since": before["since"] if same else now, "rows": len(table), "reason": reason}
-
-    async def _put(self, table: ListingTable, data: bytes, builder: TableBuilder, filled: Filled) -> bool:
-        now, digest = self._clock.now(), hashlib.sha256(data).hexdigest()
-        rejected = filled.rejected | ({"repeated": builder.repeated} if builder.repeated else {})
-        told: Row = {
-            "rejected": rejected,
-            "skipped": filled.skipped,
-            "stamp": list(filled.stamp),
-            "fetched_at": now,
-            "checked_at": now,
-            "tried_at": now,
-            "last_error": None,
-            "doubted": None,
-        }
-        before = self._state.get("version")
-        if before and digest == self._state.get("sha256") and self._table is not None:
-            await self._note(**told)
-            return False
-        version = f"{now:%Y%m%dT%H%M%S}-{digest[:8]}"
-        pieces = [data[at : at + PART] for at in range(0, len(data), PART)]
-        for number, piece in enumerate(pieces):
-            row = {"_id": f"{version}|{number}", "schema_version": 1, "version": version, "number": number}
-            await self._parts.replace_one({"_id": row["_id"]}, {**row, "at": now, "data": piece}, upsert=True)
-        state = {
-            "_id": ACTIVE,
-            "schema_version": 1,
-            "version": version,
-            "rows": len(table),
-            "parts": len(pieces),
-            "sha256": digest,
-            "by_expiry": builder.by_expiry,
-            **told,
-        }
-        await self._states.bulk_write([ReplaceOne({"_id": ACTIVE}, state, upsert=True)])
-        self._set(table, state)
-        self._bus.announce(InstrumentsChanged(version))
-        # What was in force, and what somebody who was killed has left.
-        await self._parts.delete_many({"version": before})
-        await self._parts.delete_many({"version": {"$ne": version}, "at": {"$lt": now - timedelta(days=1)}})
-        return True
-
-    async def _note(self, **told: Any) -> None:
-        """What every process is to know of the newest try."""
-        self._state = {**self._state, **told, "_id": ACTIVE, "schema_version": 1}
-        await self._states.replace_one({"_id": ACTIVE}, self._state, upsert=True)
 
     # Its state
 
@@ -279,24 +257,24 @@ class InstrumentMaster:
             line["doubted"] = {name: doubted[name] for name in ("since", "rows", "reason")}
         if self._unreadable:
             line["damaged"] = self._unreadable
-        checked = self.checked_at
-        old = checked is None or now - checked > OLD_AFTER
         if self._source is None:
             line["status"] = "ok" if self._table else "off"
-        elif self._table is None or old or doubted or self._unreadable:
+        elif self._table is None or is_old(state, now) or doubted or self._unreadable:
             line["status"] = "degraded"
         return line
 
 
-def _decoded(data: bytes, digest: str) -> ListingTable | None:
-    if hashlib.sha256(data).hexdigest() != digest:
-        return None
-    try:
-        return ListingTable.decode(data)
-    except ValueError:
-        return None
-
-
-def _built(builder: TableBuilder) -> tuple[ListingTable, bytes]:
+def _built(builder: TableBuilder, filled: Filled) -> ListHere:
     table = builder.build()
-    return table, table.encode()
+    data = table.encode()
+    return ListHere(
+        BuiltList.of(
+            data,
+            rows=len(table),
+            by_expiry=builder.by_expiry,
+            rejected=filled.rejected | ({"repeated": builder.repeated} if builder.repeated else {}),
+            skipped=filled.skipped,
+            stamp=tuple(filled.stamp),
+        ),
+        data,
+    )

@@ -11,7 +11,6 @@ import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
 from heapq import merge
@@ -365,8 +364,3 @@ def _likelihood(listing: Listing, text: str) -> tuple[bool, int, bool, int]:
 def _by_worth(found: tuple[int, int, Listing]) -> tuple[int, bool, int, int, str]:
     worth, _, listing = found
     return worth, not listing.is_index, _ORDER.index(listing.exchange), len(listing.symbol), listing.symbol
-
-
-def ended(by_expiry: Mapping[str, int], today: date) -> int:
-    """How many contracts have ended before `today`."""
-    return sum(count for day, count in by_expiry.items() if day < today.isoformat())

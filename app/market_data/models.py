@@ -10,6 +10,8 @@ from beanie import Document, PydanticObjectId
 from pydantic import Field
 from pymongo import DESCENDING, IndexModel
 
+from app.core.staged_lists import ListPart, ListState
+
 
 class TickDocument(Document):
     """One tick, as it is listed. Prices are rupees."""
@@ -160,29 +162,10 @@ class QualityDocument(Document):
         indexes: ClassVar = [IndexModel("day", name="day_1")]
 
 
-class InstrumentsDocument(Document):
-    """Which list of instruments is in force, and what became of the newest try to get another; one row."""
+class InstrumentsDocument(ListState, Document):
+    """The state of the list of instruments; one row."""
 
     id: str  # type: ignore[assignment]
-    schema_version: int = 1
-    version: str | None = None
-    """Of the list in force; None as long as there was none."""
-    rows: int = 0
-    parts: int = 0
-    sha256: str = ""
-    """Of the parts, joined."""
-    by_expiry: dict[str, int] = {}
-    rejected: dict[str, int] = {}
-    skipped: dict[str, int] = {}
-    stamp: list[str] = []
-    """By what the provider knows it: its entity tag, and when it was modified."""
-    fetched_at: datetime | None = None
-    checked_at: datetime | None = None
-    """When it was last known to be the provider's newest."""
-    tried_at: datetime | None = None
-    last_error: str | None = None
-    doubted: dict[str, Any] | None = None
-    """A newer list that was not taken: since when, how many rows it has, and why."""
 
     class Settings:
         """Collection."""
@@ -191,15 +174,10 @@ class InstrumentsDocument(Document):
         keep_nulls = False
 
 
-class InstrumentPartDocument(Document):
-    """A piece of a list of instruments, compressed; `id` is `<version>|<number>`."""
+class InstrumentPartDocument(ListPart, Document):
+    """A piece of a list of instruments; `id` is `<version>|<number>`."""
 
     id: str  # type: ignore[assignment]
-    schema_version: int = 1
-    version: str
-    number: int
-    at: datetime
-    data: bytes
 
     class Settings:
         """Collection; a few rows."""

@@ -1,141 +1,40 @@
-"""Brokers' lists of instruments: checked, stored, swapped whole, and found."""
+"""Brokers' lists of instruments: fetched, checked, stored, swapped whole, and found."""
 
 import asyncio
+import hashlib
 import random
-import time
+import zlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
-from hypothesis import given
-from hypothesis import strategies as st
 
-from app.brokerage.adapters.zerodha.client import ZerodhaBroker
-from app.brokerage.errors import BrokerUnavailableError
+from app.brokerage.adapters.making import Addresses
+from app.brokerage.errors import BrokerRateLimitedError, BrokerUnavailableError
 from app.brokerage.listing_models import DOCUMENTS
-from app.brokerage.listing_store import PART, DoubtfulListError, ListingStore
-from app.brokerage.listing_table import BrokerTable, TableBuilder, fault_of, plain_symbol
+from app.brokerage.listing_sources import ListedElsewhere, ListedHere
+from app.brokerage.listing_store import ListingStore
 from app.brokerage.words import BrokerName, Exchange, Listing
 from app.core.errors import UnavailableError
+from app.core.staged_lists import PART, BuiltList, DoubtfulListError, NewList
+from app.integrations.angel_one.instruments import InstrumentFile
+from app.market_data.adapters.angel_one_instruments import AngelOneListings
+from app.market_data.listings import TableBuilder as MarketTable
 from tests.brokerage.accounts.kit import PlainBroker
-from tests.simulators.brokers.kite.simulator import KiteSimulator
+from tests.brokerage.listings import many, share
+from tests.simulators.brokers.instruments import NIFTY_CALL
+from tests.simulators.brokers.kite.simulator import KiteSimulator, too_many
+from tests.simulators.brokers.smartapi.simulator import SmartApiSimulator
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db, empty_database
 
 EARLY = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 """07:30 in India, a Monday: the list of the day is not there yet."""
 GROWW = BrokerName.GROWW
-
-
-def share(symbol: str, **values: object) -> Listing:
-    return Listing(exchange=Exchange.NSE, symbol=symbol, key=f"{symbol}|1", tick_size=Decimal("0.05"), **values)  # type: ignore[arg-type]
-
-
-def many(count: int) -> list[Listing]:
-    return [share(f"SHARE{number:05}") for number in range(count)]
-
-
-def table_of(*listings: Listing) -> BrokerTable:
-    builder = TableBuilder()
-    for listing in listings:
-        builder.add(listing)
-    return builder.build()
-
-
-# The table
-
-amounts = st.none() | st.decimals(0, 100_000, places=2)
-listings = st.builds(
-    Listing,
-    exchange=st.sampled_from(Exchange),
-    symbol=st.from_regex(r"[A-Z0-9][A-Z0-9&_]{0,8}", fullmatch=True),
-    key=st.from_regex(r"[ -~]{1,20}", fullmatch=True),
-    tick_size=st.decimals("0.01", 100, places=2),
-    lot_size=st.integers(1, 10_000),
-    freeze_quantity=st.none() | st.integers(1, 10**6),
-    kind=st.sampled_from(["EQ", "FUT", "CE", "PE", "INDEX"]),
-    isin=st.none() | st.just("INE002A01018"),
-    expiry=st.none() | st.dates(date(2026, 1, 1), date(2030, 1, 1)),
-    strike=amounts,
-    lower_circuit=amounts,
-    upper_circuit=amounts,
-)
-
-
-@given(st.lists(listings, max_size=30))
-def test_everything_that_went_in_is_found_as_it_was(rows: list[Listing]) -> None:
-    built = table_of(*rows)
-    table = BrokerTable.decode(built.encode())
-    places = {(row.exchange, row.symbol) for row in rows}
-    assert len(table) == len(places)
-    for row in rows:
-        found = table.find(row.exchange, row.symbol.lower())
-        assert found in [other for other in rows if (other.exchange, other.symbol) == (row.exchange, row.symbol)]
-    assert table.find(Exchange.NSE, "NO SUCH THING") is None
-    today = date(2027, 6, 1)
-    kept = [table.find(*place) for place in places]
-    assert table.ended(today) == sum(row is not None and row.expiry is not None and row.expiry < today for row in kept)
-
-
-@given(st.binary(max_size=200))
-def test_what_is_no_table_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"compressed|cut off|no table"):
-        BrokerTable.decode(data)
-    whole = table_of(share("RELIANCE")).encode()
-    for cut in range(0, len(whole), 5):
-        with pytest.raises(ValueError, match=r"compressed|cut off"):
-            BrokerTable.decode(whole[:cut])
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"symbol": ""}, "symbol"),
-        ({"symbol": "A\tB"}, None),  # any white space is one space
-        ({"symbol": "A$B"}, "symbol"),
-        ({"symbol": "A" * 65}, "symbol"),
-        ({"key": "a\tb"}, "key"),
-        ({"key": ""}, "key"),
-        ({"kind": "É"}, "key"),
-        ({"tick_size": Decimal(0)}, "tick size"),
-        ({"tick_size": Decimal("NaN")}, "tick size"),
-        ({"lot_size": 0}, "lot"),
-        ({"freeze_quantity": 0}, "freeze quantity"),
-        ({"strike": Decimal(-1)}, "amount"),
-        ({"upper_circuit": Decimal("Infinity")}, "amount"),
-    ],
-)
-def test_junk_is_told_apart(change: dict[str, object], fault: str | None) -> None:
-    sound = {"exchange": Exchange.NSE, "symbol": "A", "key": "k", "tick_size": Decimal("0.05")}
-    assert fault_of(Listing(**{**sound, **change})) == fault  # type: ignore[arg-type]
-
-
-def test_series_and_spelling() -> None:
-    table = table_of(share("RELIANCE"), share("M&M"), share("M&MFIN"), share("BAJAJ-AUTO"), share("NIFTY 50"))
-    for written in ("RELIANCE", "reliance-eq", " Reliance "):
-        assert table.find(Exchange.NSE, written) == share("RELIANCE")
-    assert plain_symbol(Exchange.BSE, "X-EQ") == "X-EQ"
-    assert table.find(Exchange.NSE, "BAJAJ-AUTO")
-    assert table.find(Exchange.NSE, "nifty  50")
-    assert table.find(Exchange.NSE, "M") is None
-    assert table.find(Exchange.BSE, "RELIANCE") is None
-    assert table.like(Exchange.NSE, "RELIANCEE") == ["RELIANCE"]
-    assert table.like(Exchange.NSE, "M&") == ["M&M", "M&MFIN"]
-    assert table.like(Exchange.NSE, "") == []
-
-
-def test_a_large_table_is_small_and_fast() -> None:
-    built = table_of(*many(30_000))
-    began = time.perf_counter()
-    for number in range(0, 30_000, 30):
-        assert built.find(Exchange.NSE, f"SHARE{number:05}") is not None
-    assert (time.perf_counter() - began) / 1000 < 0.001  # seconds each, on whatever machine
-    assert len(built.encode()) < 2 << 20
-
-
-# The store
 
 
 @pytest_asyncio.fixture
@@ -153,8 +52,8 @@ class Lists:
         self.store = self.process()
 
     def process(self, holder: str = "here") -> ListingStore:
-        brokers = {GROWW: self.broker}
-        return ListingStore(db=self.db, brokers=brokers, clock=self.clock, holder=holder)  # type: ignore[dict-item]
+        sources = {GROWW: ListedHere(self.broker)}
+        return ListingStore(db=self.db, sources=sources, clock=self.clock, holder=holder)
 
     async def has(self, symbol: str, store: ListingStore | None = None) -> bool:
         return await (store or self.store).find(GROWW, Exchange.NSE, symbol) is not None
@@ -220,6 +119,7 @@ async def test_large_lists_come_in_parts_and_a_killed_writer_changes_nothing(lis
     await lists.db["broker_listing_parts"].insert_one(left)
     assert await lists.has("S00007", lists.process("fresh"))
     lists.broker.listed = lists.broker.listed[:23_000]
+    lists.clock.move(hours=2)
     await lists.store.refresh(GROWW)
     assert await lists.db["broker_listing_parts"].count_documents({"version": "killed"}) == 0
 
@@ -290,13 +190,147 @@ async def test_each_morning_brings_the_list_of_the_day(lists: Lists) -> None:
     assert await due([BrokerName.UPSTOX]) == {"upstox": "unavailable"}
 
 
+# Out of a program beside the service
+
+
+def addresses_of(vendor: KiteSimulator | SmartApiSimulator) -> Addresses:
+    nobody = "http://127.0.0.1:9"
+    return Addresses(
+        angel_one_instruments=vendor.environment().get("ANGEL_ONE_INSTRUMENTS_URL", nobody),
+        zerodha=vendor.base_url,
+        zerodha_login=nobody,
+        upstox_instruments=nobody,
+        groww_instruments=nobody,
+        timeout=10.0,
+    )
+
+
 async def test_kites_own_list(lists: Lists) -> None:
+    name = BrokerName.ZERODHA
     async with KiteSimulator(now=lists.clock.now) as kite:
-        broker = ZerodhaBroker(lists.clock, base_url=kite.base_url)
-        brokers = {BrokerName.ZERODHA: broker}
-        store = ListingStore(db=lists.db, brokers=brokers, clock=lists.clock, holder="here")
-        found = await store.find(BrokerName.ZERODHA, Exchange.NSE, "RELIANCE-EQ")
+        sources = {name: ListedElsewhere(name, addresses_of(kite))}
+        store = ListingStore(db=lists.db, sources=sources, clock=lists.clock, holder="here")
+        found = await store.find(name, Exchange.NSE, "RELIANCE-EQ")
         assert found is not None
         assert (found.symbol, found.tick_size) == ("RELIANCE", kite.book.find("NSE", "RELIANCE").tick)
+        kite.fail("html", too_many(), on="/instruments")
+        with pytest.raises(BrokerUnavailableError, match="Zerodha cannot be used right now"):
+            await store.refresh(name)
+        with pytest.raises(BrokerRateLimitedError):
+            await store.refresh(name)
+        assert (await store.health())["zerodha"]["last_error"] == "broker-rate-limited"
+        assert await store.find(name, Exchange.NSE, "RELIANCE")
         await store.close()
-        await broker.close()
+
+
+async def test_a_program_that_is_lost_leaves_the_list_in_force(lists: Lists) -> None:
+    lists.broker.listed = many(10)
+    assert await lists.has("SHARE00001")
+    before = await lists.db["broker_listings"].find_one({"_id": "groww"}) or {}
+    async with KiteSimulator() as kite:
+        lost = ListedElsewhere(GROWW, addresses_of(kite), program="tests.core.list_stub")
+    store = ListingStore(db=lists.db, sources={GROWW: lost}, clock=lists.clock, holder="other")
+    assert await store.refresh_due([GROWW]) == {}
+    with pytest.raises(BrokerUnavailableError, match="list of instruments of Groww could not be fetched"):
+        await store.refresh(GROWW)
+    after = await lists.db["broker_listings"].find_one({"_id": "groww"}) or {}
+    assert (after["version"], after["last_error"]) == (before["version"], "broker-unavailable")
+    assert await lists.has("SHARE00001", store)
+
+
+async def test_the_paper_brokers_whole_list_and_market_datas_spelling(lists: Lists) -> None:
+    name = BrokerName.PAPER
+    async with SmartApiSimulator(now=lists.clock.now) as angel:
+        sources = {name: ListedElsewhere(name, addresses_of(angel))}
+        store = ListingStore(db=lists.db, sources=sources, clock=lists.clock, holder="here")
+        await store.refresh(name)
+        # What a search in market data's list answers, which is of the same file.
+        builder = MarketTable()
+        await AngelOneListings(InstrumentFile(addresses_of(angel).angel_one_instruments)).fill(builder, None)
+        [answered] = [one.symbol for one in builder.build().search("NIFTY CE", "NFO")]
+    assert answered == "NIFTY29DEC2624500CE" != NIFTY_CALL.symbol
+    by_both = [
+        await store.find(name, Exchange.NFO, symbol) for symbol in (answered, answered.lower(), NIFTY_CALL.symbol)
+    ]
+    assert [found.symbol for found in by_both if found] == [NIFTY_CALL.symbol] * 3
+    assert (await store.like(name, Exchange.NFO, answered))[0] == NIFTY_CALL.symbol
+    assert await store.find(name, Exchange.NFO, "NIFTY28DEC2624500CE") is None  # another day
+
+
+async def test_what_orders_say_is_never_taken_for_another_contract(lists: Lists) -> None:
+    """`X26DEC27500CE` is of December 2026 at 27,500; read as a day it is the 26th of December 2027, at 500."""
+    other = Listing(Exchange.NFO, "X27DEC500CE", "1", Decimal("0.05"), kind="CE", expiry=date(2027, 12, 30))
+    lists.broker.listed = [other, Listing(Exchange.NFO, "X26NOVFUT", "2", Decimal("0.05"), expiry=date(2026, 11, 26))]
+    assert await lists.store.find(GROWW, Exchange.NFO, "X26DEC27500CE") is None
+    assert await lists.store.find(GROWW, Exchange.NFO, "X30DEC27500CE") == other
+    assert await lists.store.like(GROWW, Exchange.NFO, "X30DEC27500CE") == [other.symbol]
+    assert await lists.store.find(GROWW, Exchange.NFO, "X26NOV26FUT")
+
+
+# What is stored
+
+
+async def test_symbols_by_the_brokers_own_keys(lists: Lists) -> None:
+    assert await lists.store.symbols(GROWW) == {}  # nothing is fetched for it
+    lists.broker.listed = many(3000)
+    await lists.store.refresh(GROWW)
+    symbols = await lists.store.symbols(GROWW)
+    assert [symbols.get(f"SHARE{number:05}|1") for number in (0, 1500, 2999, 3000)] == [
+        "SHARE00000",
+        "SHARE01500",
+        "SHARE02999",
+        None,
+    ]
+    assert len(list(symbols)) == len(symbols) == 3000
+
+
+async def test_what_an_earlier_version_stored_is_read(lists: Lists) -> None:
+    contracts = [share(f"F{number:05}", kind="FUT", expiry=date(2026, 11, 26)) for number in range(400)]
+    lists.broker.listed = [*many(600), *contracts]
+    await lists.store.refresh(GROWW)
+    # It had the whole text packed at once, no number in its parts, and no count of contracts by their ends.
+    [part] = await lists.db["broker_listing_parts"].find({}).to_list()
+    data = zlib.compress(zlib.decompress(part["data"]), 6)
+    await lists.db["broker_listing_parts"].update_one({}, {"$set": {"data": data}, "$unset": {"number": ""}})
+    digest = hashlib.sha256(data).hexdigest()
+    await lists.db["broker_listings"].update_one(
+        {}, {"$set": {"sha256": digest}, "$unset": {"by_expiry": "", "skipped": "", "stamp": ""}}
+    )
+    fresh = lists.process("fresh")
+    assert await lists.has("F00399", fresh)
+    assert lists.broker.fetches == 1
+    lists.clock.move(days=5)
+    lists.broker.listed = many(600)
+    assert await fresh.refresh(GROWW) is True  # those that have ended are not missed
+
+
+async def test_a_list_that_breaks_off_while_it_is_stored_changes_nothing(lists: Lists) -> None:
+    lists.broker.listed = many(10)
+    assert await lists.has("SHARE00001")
+
+    class Breaks(ListedHere):
+        @asynccontextmanager
+        async def fetch(self, known: tuple[str, str] | None = None) -> AsyncIterator[NewList | None]:  # noqa: ARG002
+            yield Broken(BuiltList(rows=11, parts=2, sha256="new"))
+
+    sources = {GROWW: Breaks(lists.broker)}
+    store = ListingStore(db=lists.db, sources=sources, clock=lists.clock, holder="other")
+    with pytest.raises(BrokerUnavailableError):
+        await store.refresh(GROWW)
+    assert await lists.db["broker_listing_parts"].count_documents({}) == 2  # one of them in vain
+    assert await lists.has("SHARE00001", lists.process("fresh"))
+    lists.clock.move(hours=2)
+    lists.broker.listed = many(12)
+    await lists.store.refresh(GROWW)
+    assert await lists.db["broker_listing_parts"].count_documents({}) == 1
+
+
+class Broken(NamedTuple):
+    """A list whose second part does not come."""
+
+    built: BuiltList
+
+    async def part(self, number: int) -> bytes:
+        if number:
+            raise BrokerUnavailableError("gone")
+        return b"half"

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from app.brokerage.adapters.http import Timeouts
 from app.brokerage.adapters.upstox.client import UpstoxBroker
 from app.brokerage.ports import BrokerAccount, BrokerSession
 from app.brokerage.words import BrokerName
+from tests.brokerage.patience import TIMEOUTS
 from tests.simulators.brokers.upstox import UpstoxSimulator
 from tests.support.clocks import StandingClock
 
@@ -33,8 +33,7 @@ async def upstox(clock: MarketClock) -> AsyncIterator[UpstoxSimulator]:
 
 @pytest.fixture
 async def broker(clock: MarketClock, upstox: UpstoxSimulator) -> AsyncIterator[UpstoxBroker]:
-    timeouts = Timeouts(connect=1.0, read=0.3, whole=1.0)
-    made = UpstoxBroker(clock, instruments_url=upstox.instruments_url, timeouts=timeouts, rates={})
+    made = UpstoxBroker(clock, instruments_url=upstox.instruments_url, timeouts=TIMEOUTS, rates={})
     yield made
     await made.close()
 

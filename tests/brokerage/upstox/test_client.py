@@ -32,6 +32,7 @@ from app.brokerage.words import (
     Side,
     Validity,
 )
+from tests.brokerage.patience import TIMEOUTS
 from tests.brokerage.upstox.conftest import MarketClock, account_at
 from tests.simulators.brokers.book import Holding
 from tests.simulators.brokers.instruments import INFY, NIFTY_CALL, RELIANCE
@@ -70,7 +71,7 @@ async def test_a_code_opens_a_session_until_half_past_three(broker: UpstoxBroker
 async def test_the_page_to_sign_in_on_leads_to_a_session(broker: UpstoxBroker, upstox: UpstoxSimulator):
     url = broker.login_url(account_at(upstox))
     assert url is not None
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=30) as browser:
         page = await browser.get(url)
     back = httpx.URL(page.headers["location"])
     assert str(back).startswith(upstox.redirect_uri)
@@ -277,7 +278,7 @@ async def test_an_order_that_went_wrong(
 ):
     upstox.fail(fault, on="/order/place", **options)
     sent = ticket()
-    with pytest.raises(BrokerError) as said:
+    with pytest.raises(BrokerError) as said, TIMEOUTS.hurried(needed=fault in {"slow", "half_open"}):
         await broker.place(account, session, sent)
     assert type(said.value) is error
     assert upstox.calls["POST /v3/order/place"] == 1  # never sent again
@@ -326,7 +327,7 @@ async def test_a_book_that_cannot_be_read_is_no_empty_book(
     broker: UpstoxBroker, account: BrokerAccount, session: BrokerSession, upstox: UpstoxSimulator, fault: str
 ):
     upstox.fail(fault)
-    with pytest.raises(BrokerUnavailableError):
+    with pytest.raises(BrokerUnavailableError), TIMEOUTS.hurried(needed=fault == "slow"):
         await broker.orders(account, session)
 
 

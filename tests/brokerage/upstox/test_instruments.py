@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.brokerage.adapters.upstox.client import UpstoxBroker
 from app.brokerage.adapters.upstox.instruments import InstrumentReader
-from app.brokerage.words import Exchange, Listing
+from app.brokerage.ports import BrokerAccount, BrokerSession
+from app.brokerage.words import Exchange, Listing, OrderTicket, PriceType, Product, Side
 from tests.simulators.brokers.instruments import INSTRUMENTS, NIFTY_CALL, NIFTY_FUTURE, RELIANCE
 from tests.simulators.brokers.upstox import UpstoxSimulator, layout
 
@@ -103,3 +105,28 @@ def test_junk(row: dict[str, object]):
     call = next(row for row in json.loads(FILE) if row["instrument_type"] == "CE")
     reader = read(json.dumps([call | row]).encode())
     assert (reader.listings, reader.rejected) == ([], 1)
+
+
+async def test_books_are_read_by_the_list_in_force(
+    broker: UpstoxBroker, account: BrokerAccount, session: BrokerSession
+):
+    call = found(read(FILE))[NIFTY_CALL.key]
+    ordered = OrderTicket(
+        tag="arrow0000001",
+        listing=call,
+        side=Side.BUY,
+        quantity=65,
+        product=Product.NRML,
+        price_type=PriceType.LIMIT,
+        price=Decimal(182),
+    )
+    await broker.place(account, session, ordered)
+    listed: dict[str, str] = {}
+
+    async def symbols() -> dict[str, str]:
+        return listed
+
+    broker.spell_by(symbols)
+    assert [order.symbol for order in await broker.orders(account, session)] == [call.symbol]
+    listed[call.key] = "NIFTY26D2924500CE"
+    assert [order.symbol for order in await broker.orders(account, session)] == ["NIFTY26D2924500CE"]

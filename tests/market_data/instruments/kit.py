@@ -69,7 +69,7 @@ class Process:
         bus: Bus | None = None,
     ) -> None:
         self.db, self.clock, self.bus, self.trail = db, clock, bus or Bus(NullTransport()), Trail()
-        file = simulator and InstrumentFile(simulator.instruments_url, tls=TLS, limits=FileLimits(read=1.0))
+        file = simulator and InstrumentFile(simulator.instruments_url, tls=TLS, limits=FileLimits(read=20.0))
         self.master = InstrumentMaster(
             db=db, clock=clock, bus=self.bus, source=AngelOneListings(file) if file else None
         )
@@ -103,7 +103,7 @@ class Process:
         return await self.db["market_instruments"].find_one({"_id": "active"}) or {}
 
 
-async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from app.core.bus import Bus, NullTransport
+from app.core.staged_lists import BELIEVED_AFTER, DoubtfulListError
+from app.market_data.adapters.instrument_process import InstrumentProcess
 from app.market_data.instrument_task import InstrumentTask
-from app.market_data.instruments import BELIEVED_AFTER, DoubtfulListError
+from app.market_data.instruments import InstrumentMaster
 from app.market_data.listings import ListingsUnavailableError
 from tests.market_data.instruments.kit import CONTRACT, FILE, Process, caller, until
 from tests.simulators.angel_one import AngelOneSimulator, http
@@ -134,6 +137,27 @@ async def test_nothing_comes(db: Db, vendor: AngelOneSimulator, clock: StandingC
             await process.master.refresh()
         assert process.master.health()["last_error"] == word
     assert await process.master.find(symbol="RELIANCE") is not None
+
+
+async def test_a_program_beside_the_service_fetches_it(db: Db, vendor: AngelOneSimulator, clock: StandingClock):
+    def master(**options: Any) -> InstrumentMaster:
+        program = InstrumentProcess(vendor.instruments_url, **options)
+        return InstrumentMaster(db=db, clock=clock, bus=Bus(NullTransport()), source=None, program=program)
+
+    here = master()
+    assert await here.refresh() is True
+    found = await here.find(symbol="RELIANCE")
+    assert found is not None
+    assert (found.place, here.health()["rows"]) == ("NSE:2885", len(FILE))
+    assert await here.refresh() is False
+    assert vendor.rest.requests[-1].headers["if-none-match"]
+    vendor.rest.fail(INSTRUMENTS, http.html(503))
+    lost = master(program="tests.core.list_stub")
+    for each, word in ((here, "unreachable (503)"), (lost, "program ended")):
+        with pytest.raises(ListingsUnavailableError):
+            await each.refresh()
+        assert each.health()["last_error"] == word
+        assert each.version == here.version
 
 
 @pytest.mark.parametrize("harm", ["spoilt", "lost"])

@@ -5,7 +5,7 @@ in India, and no refresh exists: a person signs in each day.
 """
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -16,7 +16,7 @@ from app.brokerage.adapters.pace import AccountPace, Rates
 from app.brokerage.adapters.unreadable import UnreadableError
 from app.brokerage.adapters.upstox import mapping
 from app.brokerage.adapters.upstox.instruments import InstrumentReader
-from app.brokerage.adapters.upstox.words import CAPABILITIES, DERIVATIVES
+from app.brokerage.adapters.upstox.words import CAPABILITIES
 from app.brokerage.adapters.values import text
 from app.brokerage.errors import (
     BrokerError,
@@ -73,7 +73,12 @@ class UpstoxBroker:
         self._clock, self._instruments_url = clock, instruments_url.rstrip("/")
         self._http = BrokerHttp(_LABEL, clock, tls=tls, timeouts=timeouts)
         self._pace = AccountPace(_LABEL, clock, rates)
-        self._symbols: dict[str, str] = {}
+        self._learned: dict[str, str] = {}
+        self._listed: Callable[[], Awaitable[mapping.Symbols]] | None = None
+
+    def spell_by(self, listed: Callable[[], Awaitable[mapping.Symbols]]) -> None:
+        """Read the symbols of its books in the list that is in force, which `listed` gives by Upstox's keys."""
+        self._listed = listed
 
     @property
     def capabilities(self) -> Capabilities:
@@ -154,22 +159,26 @@ class UpstoxBroker:
     async def orders(self, account: BrokerAccount, session: BrokerSession) -> list[BookedOrder]:
         """See `Broker`."""
         data = await self._data(account, session, "/v2/order/retrieve-all")
-        return self._read(lambda: mapping.orders_of(data, self._symbols))
+        symbols = await self._symbols()
+        return self._read(lambda: mapping.orders_of(data, symbols))
 
     async def trades(self, account: BrokerAccount, session: BrokerSession) -> list[BookedTrade]:
         """See `Broker`."""
         data = await self._data(account, session, "/v2/order/trades/get-trades-for-day")
-        return self._read(lambda: mapping.trades_of(data, self._symbols))
+        symbols = await self._symbols()
+        return self._read(lambda: mapping.trades_of(data, symbols))
 
     async def positions(self, account: BrokerAccount, session: BrokerSession) -> list[BrokerPosition]:
         """See `Broker`."""
         data = await self._data(account, session, "/v2/portfolio/short-term-positions")
-        return self._read(lambda: mapping.positions_of(data, self._symbols))
+        symbols = await self._symbols()
+        return self._read(lambda: mapping.positions_of(data, symbols))
 
     async def holdings(self, account: BrokerAccount, session: BrokerSession) -> list[BrokerHolding]:
         """See `Broker`."""
         data = await self._data(account, session, "/v2/portfolio/long-term-holdings")
-        return self._read(lambda: mapping.holdings_of(data, self._symbols))
+        symbols = await self._symbols()
+        return self._read(lambda: mapping.holdings_of(data, symbols))
 
     async def funds(self, account: BrokerAccount, session: BrokerSession) -> Funds:
         """See `Broker`. Upstox tells them from 05:30 to 24:00 in India only."""
@@ -188,8 +197,6 @@ class UpstoxBroker:
         found = reader.listings
         if len(found) <= reader.rejected:
             self._http.unclear(changes=False, because="its list of instruments is mostly junk")
-        # Of shares its books write the symbol.
-        self._symbols = {listing.key: listing.symbol for listing in found if listing.exchange in DERIVATIVES}
         return found
 
     async def close(self) -> None:
@@ -256,8 +263,13 @@ class UpstoxBroker:
             self._http.unclear(changes=False, because=f"its answer makes no sense ({error})")
 
     def _learn(self, listing: Listing) -> None:
-        if len(self._symbols) < _KNOWN_SYMBOLS:
-            self._symbols[listing.key] = listing.symbol
+        if len(self._learned) < _KNOWN_SYMBOLS:
+            self._learned[listing.key] = listing.symbol
+
+    async def _symbols(self) -> mapping.Symbols:
+        """Those of the list, and of what was ordered here where there is no list."""
+        listed = await self._listed() if self._listed is not None else {}
+        return listed or self._learned
 
 
 _OURS: Final = {
