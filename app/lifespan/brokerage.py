@@ -7,13 +7,12 @@ from typing import Any
 import httpx
 
 from app.brokerage.adapters.angel_one import mapping as angel_one
-from app.brokerage.adapters.angel_one.client import AngelOneBroker
-from app.brokerage.adapters.groww.client import GrowwBroker
-from app.brokerage.adapters.http import Timeouts
-from app.brokerage.adapters.upstox.client import UpstoxBroker
+from app.brokerage.adapters.making import REAL, Addresses, real_broker
+from app.brokerage.adapters.paper.broker import PaperBroker
 from app.brokerage.adapters.zerodha import mapping as zerodha
-from app.brokerage.adapters.zerodha.client import ZerodhaBroker
-from app.brokerage.orders.checks import Wish
+from app.brokerage.listing_sources import ListedElsewhere, ListedHere
+from app.brokerage.orders.checks import OrderLimits, Wish
+from app.brokerage.orders.guarding import OrderGuard
 from app.brokerage.orders.ports import Holding, OwnPositions
 from app.brokerage.portfolio.own_positions import BookedPositions
 from app.brokerage.ports import Broker
@@ -23,12 +22,14 @@ from app.core.deps import Registry
 from app.core.hub import Hub
 from app.core.scheduler import Scheduler
 from app.core.settings import Settings
+from app.core.staged_lists import ListSource
 from app.lifespan.accounts import People
 from app.lifespan.brokerage_accounts import broker_accounts, broker_ground
 from app.lifespan.brokerage_orders import Orders
 from app.lifespan.brokerage_paper import Paper
 from app.lifespan.brokerage_portfolio import portfolio
 from app.lifespan.brokerage_prices import ServicePrices
+from app.lifespan.contract_prices import ContractPrices
 from app.lifespan.ground import Ground
 from app.lifespan.market import Market
 from app.quotes.newest import Quotes
@@ -50,27 +51,34 @@ class Reducing:
         return net is not None and net.get(Holding(wish.exchange, wish.symbol, wish.product), 0) * wish.side.sign < 0
 
 
-def real_brokers(settings: Settings, ground: Ground, stack: AsyncExitStack) -> dict[BrokerName, Broker]:
+def addresses_of(settings: Settings) -> Addresses:
+    """Where the real brokers are."""
+    return Addresses(
+        angel_one_instruments=settings.angel_one_instruments_url,
+        zerodha=settings.zerodha_base_url,
+        zerodha_login=settings.zerodha_login_url,
+        upstox_instruments=settings.upstox_instruments_url,
+        groww_instruments=settings.groww_instruments_url,
+        timeout=settings.broker_timeout_seconds,
+    )
+
+
+def real_brokers(addresses: Addresses, ground: Ground, stack: AsyncExitStack) -> dict[BrokerName, Broker]:
     """Those that are asked over the network; `stack` closes them."""
-    clock, timeouts = ground.clock, Timeouts(whole=settings.broker_timeout_seconds)
     tls = httpx.create_ssl_context()  # 26 ms and some megabytes each
-    made: dict[BrokerName, Broker] = {
-        BrokerName.ANGEL_ONE: AngelOneBroker(
-            clock, instruments_url=settings.angel_one_instruments_url, tls=tls, timeouts=timeouts
-        ),
-        BrokerName.ZERODHA: ZerodhaBroker(
-            clock, base_url=settings.zerodha_base_url, login_url=settings.zerodha_login_url, tls=tls, timeouts=timeouts
-        ),
-        BrokerName.UPSTOX: UpstoxBroker(
-            clock, instruments_url=settings.upstox_instruments_url, tls=tls, timeouts=timeouts
-        ),
-        BrokerName.GROWW: GrowwBroker(
-            clock, instruments_url=settings.groww_instruments_url, tls=tls, timeouts=timeouts
-        ),
-    }
+    made = {name: real_broker(name, addresses, ground.clock, tls) for name in REAL}
     for broker in made.values():
         stack.push_async_callback(broker.close)
     return made
+
+
+def list_sources(settings: Settings, addresses: Addresses, paper: PaperBroker) -> dict[BrokerName, ListSource]:
+    """Where the brokers' lists of instruments come from."""
+    sources: dict[BrokerName, ListSource] = {name: ListedElsewhere(name, addresses) for name in REAL}
+    # The exchanges' whole list is a large download: it is fetched where Angel One is configured anyway.
+    whole = settings.feed_enabled
+    sources[BrokerName.PAPER] = ListedElsewhere(BrokerName.PAPER, addresses) if whole else ListedHere(paper)
+    return sources
 
 
 def brokerage(
@@ -87,17 +95,26 @@ def brokerage(
     """Make the services and provide what endpoints ask for; gives what `/health` asks."""
     prices = ServicePrices(newest=market.newest, quotes=quotes, bus=ground.bus, clock=ground.clock)
     market.on_ticks(prices.on_ticks)
-    brokers = real_brokers(settings, ground, stack)
+    addresses = addresses_of(settings)
+    brokers = real_brokers(addresses, ground, stack)
     engine = ChargeEngine()
-    # The exchanges' whole list is a large download: it is fetched where Angel One is configured anyway.
-    whole = brokers[BrokerName.ANGEL_ONE].listings if settings.feed_enabled else None
-    paper = Paper(settings, ground, market.calendar, engine, prices, whole)
+    paper = Paper(settings, ground, market.calendar, engine, prices)
     brokers[BrokerName.PAPER] = paper.broker
-    made = broker_ground(settings, ground, people, hub, registry, brokers, stack)
+    sources = list_sources(settings, addresses, paper.broker)
+    made = broker_ground(settings, ground, people, hub, registry, brokers, sources, stack)
+    if market.session is not None and settings.contract_prices_max:
+        contracts = ContractPrices(
+            session=market.session,
+            listings=made.listings,
+            cache=ground.cache,
+            clock=ground.clock,
+            most=settings.contract_prices_max,
+        )
+        prices.ask_for_contracts(contracts.last)
     orders = Orders(
         registry, ground, people.audit, hub, brokers=brokers, sessions=made.sessions, listings=made.listings
     )
-    fills = portfolio(
+    fills, books = portfolio(
         registry,
         ground,
         people,
@@ -105,14 +122,17 @@ def brokerage(
         orders=orders.reading,
         sessions=made.sessions,
         brokers=brokers,
+        listings=made.listings,
         prices=prices,
         calendar=market.calendar,
         mtf_funded_percent=settings.mtf_funded_percent,
         engine=engine,
     )
     positions = BookedPositions()
+    limits = OrderLimits(settings.order_max_value or None, settings.order_max_price_deviation_percent or None)
+    guard = OrderGuard(limits, prices=prices, positions=positions, clock=ground.clock)
     news, orders_health = orders.begin(
-        settings, jobs, stack, fills=fills, positions=positions, reduces=Reducing(positions)
+        settings, jobs, stack, fills=fills, positions=positions, books=books, reduces=Reducing(positions), guard=guard
     )
     accounts_health = broker_accounts(
         settings,

@@ -18,6 +18,7 @@ from app.brokerage.accounts.service import BrokerAccounts, UnsettledOrders
 from app.brokerage.accounts.sessions import BrokerSessions
 from app.brokerage.accounts.sign_ins import SignIns
 from app.brokerage.accounts.store import AccountStore
+from app.brokerage.adapters.upstox.client import UpstoxBroker
 from app.brokerage.listing_store import ListingStore
 from app.brokerage.ports import Broker, OrderNews
 from app.brokerage.push import streams
@@ -33,6 +34,7 @@ from app.core.lease_holder import LeaseHolder
 from app.core.outbox import Channel
 from app.core.scheduler import Job, Scheduler, without_run
 from app.core.settings import Settings
+from app.core.staged_lists import ListSource
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
 
@@ -68,6 +70,7 @@ def broker_ground(
     hub: Hub,
     registry: Registry,
     brokers: Mapping[BrokerName, Broker],
+    sources: Mapping[BrokerName, ListSource],
     stack: AsyncExitStack,
 ) -> BrokerGround:
     """Sessions and lists of instruments, before orders are put together."""
@@ -80,7 +83,10 @@ def broker_ground(
     )
     mails = AccountMails(people.mails, AccountOwners(people.accounts))
     sessions = BrokerSessions(store=store, sign_ins=sign_ins, mails=mails, clock=clock, bus=bus)
-    listings = ListingStore(db=ground.database.db, brokers=brokers, clock=clock, holder=ground.holder)
+    listings = ListingStore(db=ground.database.db, sources=sources, clock=clock, holder=ground.holder)
+    upstox = brokers.get(BrokerName.UPSTOX)
+    if isinstance(upstox, UpstoxBroker):
+        upstox.spell_by(partial(listings.symbols, BrokerName.UPSTOX))
     stack.push_async_callback(listings.close)
     stack.push_async_callback(sign_ins.close)
     for kind, composer in composers().items():

@@ -10,6 +10,8 @@ import msgspec
 
 from app.brokerage.orders.budget import OrderBudget
 from app.brokerage.orders.changing import Changing
+from app.brokerage.orders.conversions import PositionBooks
+from app.brokerage.orders.guarding import OrderGuard
 from app.brokerage.orders.ledger import Ledger
 from app.brokerage.orders.merging import Timing
 from app.brokerage.orders.news import OrdersHeard
@@ -84,7 +86,9 @@ class Orders:
         *,
         fills: Fills,
         positions: OwnPositions | None = None,
+        books: PositionBooks | None = None,
         reduces: Reduces | None = None,
+        guard: OrderGuard | None = None,
     ) -> tuple[OrdersHeard, Callable[[], Awaitable[dict[str, Any]]]]:
         """Make the services, provide what endpoints ask for, add the tasks and the job.
 
@@ -110,6 +114,7 @@ class Orders:
             news=news,
             audit=self._audit,
             reduces=reduces,
+            guard=guard,
         )
         registry.provide(Placing, placing)
         changing = Changing(
@@ -119,9 +124,12 @@ class Orders:
             budget=budget,
             news=news,
             audit=self._audit,
+            guard=guard,
         )
         registry.provide(Changing, changing)
-        reconciliation = Reconciliation(ledger=ledger, news=news, sessions=self._sessions, positions=positions)
+        reconciliation = Reconciliation(
+            ledger=ledger, news=news, sessions=self._sessions, positions=positions, books=books
+        )
         registry.provide(Reconciliation, reconciliation)
         polling = OrderPolling(ledger=ledger, news=news, bus=ground.bus, idle=self._idle)
         ground.bus.subscribe(BrokerAccountChanged, partial(_account_changed, polling, reconciliation))

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.brokerage.adapters.paper.broker import Bell, PaperBroker
 from app.brokerage.adapters.paper.hours import Hours
-from app.brokerage.adapters.paper.listings import PaperListings, Whole
+from app.brokerage.adapters.paper.listings import PaperListings
 from app.brokerage.adapters.paper.matcher import PaperMatcher
 from app.brokerage.adapters.paper.matching import Model
 from app.brokerage.adapters.paper.rules import PaperRules
@@ -31,9 +31,7 @@ class Paper:
         calendar: MarketCalendar,
         engine: ChargeEngine,
         prices: Prices,
-        whole: Whole | None = None,
     ) -> None:
-        """`whole`: the exchanges' list of instruments, as another broker has it; None: well-known shares alone."""
         rules = PaperRules(
             starting_cash=settings.paper_starting_cash,
             slippage_bps=settings.paper_slippage_bps,
@@ -50,7 +48,7 @@ class Paper:
             store=self._store,
             model=self._model,
             prices=prices,
-            listings=PaperListings(whole),
+            listings=PaperListings(),
             clock=ground.clock,
             bell=self._bell,
         )

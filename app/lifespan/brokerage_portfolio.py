@@ -1,19 +1,21 @@
 """Trades, positions and P&L, put together."""
 
 from collections.abc import Mapping
-from datetime import time, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 from app.brokerage.portfolio.broker_view import BrokerView
 from app.brokerage.portfolio.days import Days
+from app.brokerage.portfolio.expiry import Expiries
 from app.brokerage.portfolio.fills import TradeFills
 from app.brokerage.portfolio.ledger import Ledger
+from app.brokerage.portfolio.moved import MovedPositions
 from app.brokerage.portfolio.ports import OrdersHere
 from app.brokerage.portfolio.reading import Portfolio
 from app.brokerage.portfolio.sheets import Sheets
 from app.brokerage.portfolio.trades import Trades
 from app.brokerage.portfolio.upkeep import PortfolioUpkeep
-from app.brokerage.ports import Broker, Prices, Sessions
+from app.brokerage.ports import Broker, Listings, Prices, Sessions
 from app.brokerage.words import BrokerName
 from app.core.charges import ChargeEngine
 from app.core.deps import Registry
@@ -21,9 +23,6 @@ from app.core.market_calendar import MarketCalendar
 from app.core.scheduler import Job, Scheduler, without_run
 from app.lifespan.accounts import People
 from app.lifespan.ground import Ground
-
-SNAPSHOT_AT = time(15, 45)
-"""After the closing session, when closing prices are known."""
 
 
 def portfolio(
@@ -35,12 +34,16 @@ def portfolio(
     orders: OrdersHere,
     sessions: Sessions,
     brokers: Mapping[BrokerName, Broker],
+    listings: Listings,
     prices: Prices,
     calendar: MarketCalendar,
     mtf_funded_percent: Decimal = Decimal(75),
     engine: ChargeEngine | None = None,
-) -> TradeFills:
-    """Make the services, provide what endpoints ask for, add the jobs; gives the way of fills into trades."""
+) -> tuple[TradeFills, MovedPositions]:
+    """Make the services, provide what endpoints ask for, add the jobs.
+
+    Gives the way of fills into trades, and what moves a book to the product that the broker converted it to.
+    """
     clock, engine = ground.clock, engine or ChargeEngine()
     days = Days(engine)
     ledger = Ledger(clock=clock, engine=engine, days=days, mtf_funded_share=mtf_funded_percent / 100)
@@ -58,6 +61,12 @@ def portfolio(
     upkeep = PortfolioUpkeep(ledger=ledger, days=days, view=view, prices=prices, calendar=calendar, clock=clock)
     jobs.add(Job("portfolio.repair", without_run(upkeep.repair), every=timedelta(minutes=1)))
     half_an_hour = timedelta(minutes=30)
-    jobs.add(Job("portfolio.snapshot", without_run(upkeep.snapshot), at=SNAPSHOT_AT, timeout=half_an_hour))
+    jobs.add(Job("portfolio.snapshot", without_run(upkeep.snapshot), every=timedelta(minutes=5), timeout=half_an_hour))
+    expiries = Expiries(
+        ledger=ledger, prices=prices, listings=listings, calendar=calendar, clock=clock, audit=people.audit
+    )
+    jobs.add(
+        Job("portfolio.expire", without_run(expiries.run), every=timedelta(minutes=5), timeout=timedelta(minutes=4))
+    )
     jobs.add(Job("portfolio.rebuild", upkeep.rebuild, timeout=timedelta(hours=2)))
-    return fills
+    return fills, MovedPositions(ledger=ledger, clock=clock, audit=people.audit)

@@ -1,6 +1,6 @@
-"""Newest prices for brokerage: those of the live feed, in whichever process it runs, else quotes."""
+"""Newest prices for brokerage: those of the live feed, in whichever process it runs, else quotes and newest minutes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -22,12 +22,16 @@ from app.quotes.newest import Quotes
 FRESH: Final = timedelta(seconds=30)
 """How long a live price stands while the market is open; an older one is compared with a quote."""
 _ENDINGS: Final = {Exchange.NSE: ".NS", Exchange.BSE: ".BO"}
+_INDEX_QUOTES: Final = {"NIFTY 50": "^NSEI", "BANKNIFTY": "^NSEBANK", "SENSEX": "^BSESN"}
+"""What quotes call the indices of which there are options: by the symbol of the feed."""
 _SERIES: Final = ("", "-EQ", "-BE", "-BZ", "-SM", "-ST")
 _MOST_NAMES: Final = 16_384
 """Of the feed's: more than it can subscribe to."""
 
 Listener = Callable[[Exchange, str, LastPrice], None]
 Wants = Callable[[Exchange, str], bool]
+Contracts = Callable[[Exchange, str], Awaitable[LastPrice | None]]
+"""The newest price of a derivative, without the feed. Never raises a `DomainError`."""
 Newest = Callable[[str], tuple[int, dict[str, Any]] | None]
 """The newest tick of a symbol that passed by, as clients get it, and its time in milliseconds."""
 
@@ -63,7 +67,12 @@ class ServicePrices:
         self._listeners: list[tuple[Listener, Wants]] = []
         self._written: LRUCache[tuple[str, str], str] = LRUCache(_MOST_NAMES)
         """What the feed calls contracts (`NIFTY29DEC2624500CE`), by exchange and the exchange's symbol."""
+        self._contracts: Contracts | None = None
         bus.subscribe(TicksArrived, self._on_notices)
+
+    def ask_for_contracts(self, contracts: Contracts) -> None:
+        """Whom to ask for those that the feed does not follow."""
+        self._contracts = contracts
 
     def on_price(self, listener: Listener, wants: Wants) -> None:
         """See the port."""
@@ -95,9 +104,9 @@ class ServicePrices:
     async def _quoted(self, exchange: Exchange, symbol: str) -> LastPrice | None:
         ending = _ENDINGS.get(exchange)
         if ending is None:  # the providers of quotes have no contracts
-            return None
+            return await self._contracts(exchange, symbol) if self._contracts else None
         try:
-            quote = await self._quotes.quote(f"{symbol}{ending}")
+            quote = await self._quotes.quote(_INDEX_QUOTES.get(symbol) or f"{symbol}{ending}")
         except DomainError:
             return None
         if quote.currency not in {None, "INR"}:

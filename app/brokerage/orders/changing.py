@@ -23,6 +23,7 @@ from app.brokerage.orders import acts
 from app.brokerage.orders.budget import OrderBudget
 from app.brokerage.orders.checks import Wish, check_possible, check_terms
 from app.brokerage.orders.drafts import listing_of, plain
+from app.brokerage.orders.guarding import OrderGuard
 from app.brokerage.orders.ledger import Ledger
 from app.brokerage.orders.merging import Changes, Row, transition
 from app.brokerage.orders.news import OrdersHeard
@@ -64,7 +65,10 @@ class Changing:
         budget: OrderBudget,
         news: OrdersHeard,
         audit: AuditTrail,
+        guard: OrderGuard | None = None,
     ) -> None:
+        """`guard`: stops what nobody can have meant."""
+        self._guard = guard
         self._ledger, self._brokers, self._sessions = ledger, brokers, sessions
         self._budget, self._news, self._audit = budget, news, audit
         self._timing = news.timing
@@ -88,6 +92,8 @@ class Changing:
         _check_change(row, change, broker)
         today = self._ledger.clock.now().astimezone(IST).date()
         check_terms(Side(row["order_type"]), change, listing_of(row), today)
+        if self._guard is not None:
+            await self._guard.check(row["account_id"], _wish(row, change), listing_of(row))
         opened = await self._news.opened(row["account_id"])
         await self._budget.enter(row["account_id"], broker.capabilities, lambda: _is_exit(row))
 
@@ -301,20 +307,7 @@ def _check_change(row: Row, change: OrderChange, broker: Broker) -> None:
     takes = broker.capabilities
     if not takes.can_modify:
         raise NotPossibleError(f"{takes.broker} cannot change orders: cancel this one and place another.")
-    check_possible(
-        Wish(
-            side=Side(row["order_type"]),
-            exchange=Exchange(row["exchange"]),
-            symbol=row["stock_symbol"],
-            quantity=change.quantity,
-            product=Product(row["product"]),
-            price_type=change.price_type,
-            price=change.price,
-            trigger_price=change.trigger_price,
-            validity=change.validity,
-        ),
-        takes,
-    )
+    check_possible(_wish(row, change), takes)
     if change.quantity <= row["filled_quantity"]:
         told = f"{row['filled_quantity']} units are filled already: the new quantity is more than that, or cancel it"
         raise InvalidInputError(f"body.quantity: {told}.", [FieldError(("body", "quantity"), told, "filled")])
@@ -341,4 +334,19 @@ def booked_of(row: Row) -> BookedOrder:
         exchange_order_id=row["exchange_order_id"],
         placed_at=row["sent_at"],
         updated_at=row["told_at"],
+    )
+
+
+def _wish(row: Row, change: OrderChange) -> Wish:
+    """The order as it is to be."""
+    return Wish(
+        side=Side(row["order_type"]),
+        exchange=Exchange(row["exchange"]),
+        symbol=row["stock_symbol"],
+        quantity=change.quantity,
+        product=Product(row["product"]),
+        price_type=change.price_type,
+        price=change.price,
+        trigger_price=change.trigger_price,
+        validity=change.validity,
     )

@@ -78,6 +78,81 @@ def check_terms(side: Side, terms: OrderChange, listing: Listing, today: date) -
         raise InvalidInputError(f"{summary(faults)}.", faults)
 
 
+class OrderLimits(NamedTuple):
+    """What no order goes beyond that was meant; None: no limit."""
+
+    value: Decimal | None
+    """Rupees that one order may be worth (`ORDER_MAX_VALUE`)."""
+    deviation: Decimal | None
+    """Percent by which a limit is worse than the newest price (`ORDER_MAX_PRICE_DEVIATION_PERCENT`)."""
+
+
+def needs_newest(terms: OrderChange, listing: Listing, limits: OrderLimits) -> bool:
+    """Whether `check_limits` has to know the newest price."""
+    if terms.trigger_price is not None:
+        return False
+    if terms.price is None:
+        return limits.value is not None
+    return limits.deviation is not None and not _has_circuits(listing)
+
+
+def is_too_large(terms: OrderChange, limits: OrderLimits, newest: Decimal | None) -> bool:
+    """Whether an order is worth more than one may be that does not reduce a position."""
+    return limits.value is not None and terms.quantity * _price_of(terms, newest) > limits.value
+
+
+def check_limits(
+    side: Side, terms: OrderChange, listing: Listing, limits: OrderLimits, newest: Decimal | None, *, reduces: bool
+) -> None:
+    """Raises `InvalidInputError` for what nobody can have meant: a digit too many in a quantity or a price.
+
+    `newest`: None where no recent price is known; then it limits nothing. `reduces`: the order ends or reduces a
+    position, and may be worth whatever that is.
+    """
+    faults: list[FieldError] = []
+    price = _price_of(terms, newest)
+    if limits.value is not None and not reduces and is_too_large(terms, limits, newest):
+        told = (
+            f"{terms.quantity} of {listing.symbol} at {_text(price)} are worth {terms.quantity * price:,.2f} rupees, "
+            f"and this server takes no order of more than {limits.value:,.2f} (ORDER_MAX_VALUE), unless it only "
+            "ends or reduces a position: look at quantity and price, or ask the operator"
+        )
+        faults.append(_fault("quantity", told, "order_value"))
+    if limits.deviation is not None:
+        faults += _of_deviation(side, terms, listing, limits.deviation, newest)
+    if faults:
+        raise InvalidInputError(f"{summary(faults)}.", faults)
+
+
+def _price_of(terms: OrderChange, newest: Decimal | None) -> Decimal:
+    """What a unit costs, about; 0 where nobody knows."""
+    return terms.price or terms.trigger_price or newest or Decimal(0)
+
+
+def _has_circuits(listing: Listing) -> bool:
+    return listing.lower_circuit is not None or listing.upper_circuit is not None
+
+
+def _of_deviation(
+    side: Side, terms: OrderChange, listing: Listing, most: Decimal, newest: Decimal | None
+) -> list[FieldError]:
+    """Only what would be paid too much or got too little counts: a limit on the other side of the price waits. A stop
+    order is in the market at its trigger price, so it is compared with that."""
+    price, base = terms.price, terms.trigger_price or newest
+    if price is None or base is None or _has_circuits(listing):
+        return []
+    away = (price / base - 1) * 100
+    if away * side.sign <= most:
+        return []
+    than = "the newest price" if terms.trigger_price is None else "its trigger price"
+    told = (
+        f"To {side} at {_text(price)} is {abs(away):.0f} % {'above' if away > 0 else 'below'} {than}, {_text(base)}, "
+        f"and this server takes {_text(most)} % at most (ORDER_MAX_PRICE_DEVIATION_PERCENT): look at the price, or ask "
+        "the operator"
+    )
+    return [_fault("price", told, "price_deviation")]
+
+
 def unlisted(wish: Wish, name: str, alike: list[str], elsewhere: list[Exchange]) -> InvalidInputError:
     """The error for a symbol that the broker does not list."""
     told = f"{name} does not list {wish.symbol} on {wish.exchange}"

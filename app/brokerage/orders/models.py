@@ -114,6 +114,8 @@ class ReconciliationDocument(Document):
     broker: str
     report: dict[str, Any]
     at: datetime
+    idle: bool = False
+    """Nothing was open, and nothing had changed: such an account is compared once a day."""
 
     class Settings:
         """Collection and index."""

@@ -28,6 +28,7 @@ from app.brokerage.errors import (
 from app.brokerage.orders.budget import OrderBudget
 from app.brokerage.orders.checks import Wish, check_possible, check_terms, unlisted
 from app.brokerage.orders.drafts import about_to_be_sent, draft, fingerprint, ticket_of, wish_of
+from app.brokerage.orders.guarding import OrderGuard
 from app.brokerage.orders.ledger import Ledger
 from app.brokerage.orders.merging import Changes, Row, acknowledged, moved
 from app.brokerage.orders.news import OrdersHeard
@@ -90,8 +91,13 @@ class Placing:
         news: OrdersHeard,
         audit: AuditTrail,
         reduces: Reduces | None = None,
+        guard: OrderGuard | None = None,
     ) -> None:
-        """`reduces`: asked only while the account's limits are nearly used; without it deliveries sold are exits."""
+        """`reduces`: asked only while the account's limits are nearly used; without it deliveries sold are exits.
+
+        `guard`: stops what nobody can have meant.
+        """
+        self._guard = guard
         self._ledger, self._brokers, self._sessions, self._listings = ledger, brokers, sessions, listings
         self._budget, self._news, self._audit = budget, news, audit
         self._reduces = reduces or _sells_delivery
@@ -117,6 +123,8 @@ class Placing:
         check_possible(wish, takes)
         listing = await self._listed(name, wish, takes)
         check_terms(side, wish.terms, listing, self._ledger.clock.now().astimezone(IST).date())
+        if self._guard is not None:
+            await self._guard.check(account_id, wish._replace(symbol=listing.symbol), listing)
         broker, account, session = await self._news.opened(account_id)
         await self._budget.enter(account_id, takes, lambda: self._reduces(account_id, wish))
         drafted = draft(self._ledger.clock.now(), caller.user_id, account, given, wish, listing, digest)

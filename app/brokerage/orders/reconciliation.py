@@ -1,13 +1,17 @@
 """Compares an account's books at its broker with what is known here, and says where they differ.
 
-It changes nothing but what the books tell of our own orders anyway: everything else is for a person to look at.
-Deliveries are not compared as positions: what was held before, and what has been settled, is not the order book's.
+It changes nothing but what the books tell of our own orders anyway, and what the broker moved from one product to
+another (see `conversions`): everything else is for a person to look at. Deliveries are not compared as positions: what
+was held before, and what has been settled, is not the order book's.
+
+Accounts at the paper broker can only be traded from here. As long as nothing is open there and nobody gives an order,
+nothing can change, and they are compared once a day.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, time, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +20,7 @@ from beanie import PydanticObjectId
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
+from app.brokerage.orders.conversions import Conversion, PositionBooks, conversions, plain
 from app.brokerage.orders.ledger import WATCHED, Ledger
 from app.brokerage.orders.merging import Row
 from app.brokerage.orders.models import ReconciliationDocument
@@ -28,6 +33,7 @@ from app.brokerage.words import (
     UNSURE,
     BookedOrder,
     BookedTrade,
+    BrokerName,
     BrokerPosition,
     OrderState,
     Product,
@@ -44,6 +50,10 @@ AT_ONCE: Final = 8
 MOST_REPORTS: Final = 10_000
 MAX_DIFFERENCES: Final = 200
 """Differences of one account that are listed; the others are counted."""
+IDLE: Final = timedelta(hours=24)
+"""How long an account that is idle is left alone."""
+_MARGIN: Final = timedelta(minutes=1)
+"""Before a comparison: an order of that time may have been on its way."""
 _COMPARED: Final = frozenset({Product.MIS, Product.NRML})
 _encode: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str).encode
 
@@ -60,15 +70,22 @@ class Reconciliation:
         news: OrdersHeard,
         sessions: Sessions,
         positions: OwnPositions | None = None,
+        books: PositionBooks | None = None,
     ) -> None:
-        """`positions`: who reckons them from the fills; without it they are not compared, and the report says so."""
+        """`positions`: who reckons them from the fills; without it they are not compared, and the report says so.
+
+        `books`: who follows conversions; without it they are reported only."""
         self._ledger, self._news, self._sessions, self._positions = ledger, news, sessions, positions
+        self._books = books
         self._removed: asyncio.Queue[str] = asyncio.Queue()
 
     async def run(self) -> Mapping[str, Any]:
-        """Compare every account whose session is valid, and every one with orders that are open or in doubt."""
+        """Compare every account whose session is valid, and every one with orders that are open or in doubt; idle
+        ones of the paper broker are left out."""
         watched = {row["account_id"] for row in await self._ledger.watched()}
-        accounts = sorted({*await self._sessions.all_open(), *watched})
+        known = sorted({*await self._sessions.all_open(), *watched})
+        idle = await self._idle({*known} - watched)
+        accounts = [account_id for account_id in known if account_id not in idle]
         counts: defaultdict[str, int] = defaultdict(int)
         turns = asyncio.Semaphore(AT_ONCE)
 
@@ -84,8 +101,21 @@ class Reconciliation:
         async with asyncio.TaskGroup() as group:
             for account_id in accounts:
                 group.create_task(one(account_id))
-        await self._forget_removed(accounts)
-        return {"accounts": len(accounts), **counts}
+        await self._forget_removed(known)
+        return {"accounts": len(accounts), **({"idle": len(idle)} if idle else {}), **counts}
+
+    async def _idle(self, accounts: Collection[str]) -> set[str]:
+        """Those of these in which nothing can have changed since they were compared."""
+        now = self._ledger.clock.now()
+        fresh = {"broker": BrokerName.PAPER.value, "idle": True, "at": {"$gt": now - IDLE}}
+        idle = set()
+        for row in await _reports().find(fresh, {"user_id": 1, "at": 1}).to_list():
+            if row["_id"] not in accounts:
+                continue
+            low, high = to_micros(row["at"] - _MARGIN), to_micros(now) + 1_000_000
+            if not await self._ledger.between(str(row["user_id"]), row["_id"], low, high, 1):
+                idle.add(row["_id"])
+        return idle
 
     async def _forget_removed(self, compared: Sequence[str]) -> None:
         """Reports of accounts that are gone; their removal may not have been heard of."""
@@ -113,21 +143,49 @@ class Reconciliation:
             if rows:
                 await self._keep(rows[0]["user_id"], report)
             return report
-        ours = await self._positions.net(account_id) if self._positions else None
         rows = await self._rows(book)
+        ours, positions = await self._compare_positions(account_id, book, theirs)
         differences = [
             *unresolved(rows),
             *order_differences(rows, book.orders),
             *fill_differences(rows, book.orders, book.trades),
-            *(position_differences(ours, theirs) if ours is not None else ()),
+            *positions,
         ]
         compared = ["orders", "trades", *(["positions"] if ours is not None else [])]
         report = _report(account_id, broker.value, began, book, theirs, compared, differences)
-        await self._keep(PydanticObjectId(book.user_id), report)
+        idle = report["status"] == "agrees" and ours is not None and _at_rest(book.orders, theirs)
+        await self._keep(PydanticObjectId(book.user_id), report, idle=idle)
         for difference in differences:
             if difference["kind"] in {"twin", "missing", "state", "fills"}:
                 log.warning("a broker has an order otherwise", account=account_id, **_words(difference))
         return report
+
+    async def _compare_positions(
+        self, account_id: str, book: Book, theirs: Sequence[BrokerPosition]
+    ) -> tuple[Mapping[Holding, int] | None, list[Difference]]:
+        """Our positions, None where they cannot be said, and how the broker's differ from them."""
+        ours = await self._positions.net(account_id) if self._positions else None
+        if ours is None:
+            return None, []
+        ended = await self._books.ended(account_id) if self._books else ()
+        theirs = [each for each in theirs if (each.exchange, each.symbol) not in ended]
+        found: list[Difference] = []
+        after = dict(ours)
+        seen = conversions(ours, theirs, book.trades)
+        sure = await self._still(account_id, theirs) if seen and self._books else set()
+        for each in seen:
+            done = self._books is not None and each in sure and await self._books.convert(account_id, each)
+            found.append(_converted(each, done=done))
+            # Done or not, it is no other difference of these two products.
+            after.pop(Holding(each.exchange, each.symbol, each.was))
+            after[Holding(each.exchange, each.symbol, each.became)] = each.quantity
+        return ours, [*found, *position_differences(after, theirs)]
+
+    async def _still(self, account_id: str, theirs: Sequence[BrokerPosition]) -> set[Conversion]:
+        """Conversions by trades that were read after the positions: none was made in between that explains them."""
+        book = await self._news.refresh(account_id, all_trades=True)
+        ours = await self._positions.net(account_id) if self._positions else None
+        return set(conversions(ours, theirs, book.trades)) if ours is not None else set()
 
     async def reports(self, user_id: PydanticObjectId) -> bytes:
         """The newest report of each of the user's accounts, as a JSON array."""
@@ -168,8 +226,8 @@ class Reconciliation:
                     found[row["_id"]] = row
         return list(found.values())
 
-    async def _keep(self, user_id: PydanticObjectId, report: dict[str, Any]) -> None:
-        kept = {"user_id": user_id, "broker": report["broker"], "report": report, "at": report["at"]}
+    async def _keep(self, user_id: PydanticObjectId, report: dict[str, Any], *, idle: bool = False) -> None:
+        kept = {"user_id": user_id, "broker": report["broker"], "report": report, "at": report["at"], "idle": idle}
         try:
             await _reports().update_one(
                 {"_id": report["account_id"]}, {"$set": {"schema_version": 1, **kept}}, upsert=True
@@ -241,10 +299,9 @@ def position_differences(ours: Mapping[Holding, int], theirs: Iterable[BrokerPos
     net: defaultdict[Holding, int] = defaultdict(int)
     for position in theirs:
         if position.product in _COMPARED:
-            symbol = position.symbol.removesuffix("-EQ")
-            net[Holding(position.exchange, symbol, position.product)] += position.net_quantity
+            net[Holding(position.exchange, plain(position.symbol), position.product)] += position.net_quantity
     mine = {
-        Holding(each.exchange, each.symbol.removesuffix("-EQ"), each.product): quantity
+        Holding(each.exchange, plain(each.symbol), each.product): quantity
         for each, quantity in ours.items()
         if each.product in _COMPARED
     }
@@ -264,6 +321,27 @@ def position_differences(ours: Mapping[Holding, int], theirs: Iterable[BrokerPos
     ]
 
 
+def _at_rest(orders: Iterable[BookedOrder], positions: Iterable[BrokerPosition]) -> bool:
+    """Whether neither prices nor the time can change anything."""
+    # What was bought for delivery is a holding: no more can become of it.
+    open_ = any(position.net_quantity and position.product in _COMPARED for position in positions)
+    return not open_ and all(order.state in FINAL_STATES for order in orders)
+
+
+def _converted(conversion: Conversion, *, done: bool) -> Difference:
+    did = "the same was done here" if done else "here it is still the old one"
+    return {
+        "kind": "converted" if done else "conversion",
+        "order_id": None,
+        "broker_order_id": None,
+        "exchange": conversion.exchange.value,
+        "symbol": conversion.symbol,
+        "ours": f"{conversion.quantity} {conversion.was}",
+        "theirs": f"{conversion.quantity} {conversion.became}",
+        "detail": f"The position was converted from {conversion.was} to {conversion.became} at the broker; {did}.",
+    }
+
+
 def _report(
     account_id: str,
     broker: str,
@@ -273,8 +351,8 @@ def _report(
     compared: list[str],
     differences: list[Difference],
 ) -> dict[str, Any]:
-    # Orders that were given elsewhere are no fault of anybody's.
-    differs = any(difference["kind"] != "foreign" for difference in differences)
+    # Orders that were given elsewhere are no fault of anybody's, and what was followed is the same again.
+    differs = any(difference["kind"] not in {"foreign", "converted"} for difference in differences)
     return {
         "account_id": account_id,
         "broker": broker,

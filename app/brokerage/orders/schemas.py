@@ -272,7 +272,9 @@ class Difference(ResponseModel):
     kind: str = Field(
         description="`unresolved`: nobody knows whether it was placed; `missing`: open here, not in the broker's book; "
         "`foreign`: in its book, and not from here; `twin`: a second order with one tag; `state`, `quantity`: "
-        "told otherwise; `fills`: filled, and not in the trade book; `position`."
+        "told otherwise; `fills`: filled, and not in the trade book; `position`; "
+        "`converted`: the broker moved the position to another product, and so it was here; `conversion`: it did, and "
+        "here it is still the old one."
     )
     order_id: str | None = None
     broker_order_id: str | None = None

@@ -11,7 +11,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from app.brokerage.portfolio.costs import CostedTrade
 from app.brokerage.portfolio.lots import ZERO, Book, Fill, Lot, Outcome
 from app.brokerage.portfolio.models import BookDocument, DayDocument, SeenDocument, SnapshotDocument, TradeDocument
-from app.brokerage.portfolio.naming import TradeStatus, rank
+from app.brokerage.portfolio.naming import Settlement, TradeStatus, rank
 from app.brokerage.words import Exchange, Product, Side
 from app.core.bson_codec import exact_rows
 from app.core.charges.words import EXACT
@@ -101,6 +101,7 @@ def costed(row: Mapping[str, Any]) -> CostedTrade:
         row["quantity"],
         row["price"],
         row.get("given_brokerage"),
+        Settlement(row["settlement"]) if "settlement" in row else None,
     )
 
 
@@ -190,6 +191,14 @@ def book_of(row: Mapping[str, Any]) -> Book:
         day_start=state["day_start"],
         day_realised=state["day_realised"],
     )
+
+
+def expired_note(row: Mapping[str, Any]) -> str | None:
+    """What a person is told of a position in a contract that has ended and could not be settled; None of others."""
+    mark = row.get("expired")
+    if not mark or not row["open"] or mark["state"] == "settled":
+        return None
+    return str(mark["note"])
 
 
 def replayed(rows: Iterable[Row]) -> list[Row]:

@@ -3,19 +3,24 @@
 A note rounds each component once for the whole day, so a trade has no charges of its own: it has a share of the note's,
 to the paisa, and the shares add up to the note. They follow what each order would cost exactly, before rounding.
 
-What is traded is told by the product: CNC is delivery and MIS intraday, whatever else happens on the day. Charges of
-commodity and currency contracts are not in the data: there they are nothing, and the note says so.
+What is traded is told by the product: MIS is intraday, and CNC is delivery but for what was bought and sold on the same
+day, on whichever exchange: brokers charge that as intraday. Charges of commodity and currency contracts are not in the
+data: there they are nothing, and the note says so. Nobody trades the settlement of a contract that expires: of it there
+is only the tax on an option that is exercised.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal, localcontext
+from fractions import Fraction
 from typing import Final, NamedTuple
 
 from app.brokerage.portfolio.lots import ZERO, Interest, Lot, no_interest
-from app.brokerage.portfolio.naming import is_option
+from app.brokerage.portfolio.naming import Settlement, is_option
 from app.brokerage.words import BrokerName, Exchange, Product, Side
-from app.core.charges import ChargeEngine, Charges, Segment, TradeForCharges, added
+from app.core.charges import ChargeEngine, Charges, Segment, TradeForCharges, added, same_day_parts
 from app.core.charges import Exchange as ChargedExchange
 from app.core.charges import Side as ChargedSide
 from app.core.charges.data import holding
@@ -50,6 +55,8 @@ class CostedTrade(NamedTuple):
     price: Decimal
     brokerage: Decimal | None = None
     """What its owner says that it cost; None: by the broker's plan."""
+    settlement: Settlement | None = None
+    """Of what ended an expired contract."""
 
     @property
     def turnover(self) -> Decimal:
@@ -103,8 +110,11 @@ def day_costs(engine: ChargeEngine, broker: BrokerName, on: date, trades: Iterab
     """The note of one account's trades of one day, in the order of their execution."""
     orders: dict[tuple[str, ...], list[CostedTrade]] = {}
     strange: list[CostedTrade] = []
+    settled: list[CostedTrade] = []
     for trade in trades:
-        if segment_of(trade.exchange, trade.symbol, trade.product) is None:
+        if trade.settlement is not None:
+            settled.append(trade)
+        elif segment_of(trade.exchange, trade.symbol, trade.product) is None:
             strange.append(trade)
         else:
             key = (trade.order, trade.exchange, trade.symbol, trade.product, trade.side)
@@ -117,9 +127,21 @@ def day_costs(engine: ChargeEngine, broker: BrokerName, on: date, trades: Iterab
         brokerages, rests = shared(cost.brokerage, weights), shared(cost.total - cost.brokerage, weights)
         for fill, brokerage, rest in zip(fills, brokerages, rests, strict=True):
             by_trade[fill.trade] = Cost(brokerage, brokerage + rest)
+    if settled:
+        tax, taxes = _exercised(engine, settled, on)
+        note = note + Charges(stt=tax)
+        by_trade |= {one.trade: Cost(NOTHING, part) for one, part in zip(settled, taxes, strict=True)}
     if strange:
         note = added([note, Charges(note=NOT_KNOWN)])
     return DayCosts(note, by_trade)
+
+
+def _exercised(engine: ChargeEngine, settled: Sequence[CostedTrade], on: date) -> tuple[Decimal, list[Decimal]]:
+    """The tax on options that were exercised, and each settlement's part of it."""
+    with localcontext(EXACT):
+        worth = [one.turnover if one.settlement is Settlement.EXERCISED else ZERO for one in settled]
+        tax = engine.exercise_stt(sum(worth, ZERO), on)
+    return tax, shared(tax, worth)
 
 
 class _Draft(NamedTuple):
@@ -127,7 +149,21 @@ class _Draft(NamedTuple):
     given: Decimal | None
 
 
-def _drafts(orders: Iterable[Sequence[CostedTrade]], broker: BrokerName, on: date) -> list[_Draft]:
+def _same_day(orders: Iterable[Sequence[CostedTrade]]) -> dict[tuple[str, Side], Fraction]:
+    """Which part of a share's orders for delivery was bought and sold on this day."""
+    sums: defaultdict[tuple[str, Side], int] = defaultdict(int)
+    for fills in orders:
+        if segment_of(fills[0].exchange, fills[0].symbol, fills[0].product) is Segment.DELIVERY:
+            sums[fills[0].symbol, fills[0].side] += sum(fill.quantity for fill in fills)
+    parts: dict[tuple[str, Side], Fraction] = {}
+    for symbol in {symbol for symbol, _ in sums}:
+        both = same_day_parts(sums[symbol, Side.BUY], sums[symbol, Side.SELL])
+        parts[symbol, Side.BUY], parts[symbol, Side.SELL] = both
+    return parts
+
+
+def _drafts(orders: Collection[Sequence[CostedTrade]], broker: BrokerName, on: date) -> list[_Draft]:
+    same_day = _same_day(orders)
     sold: set[str] = set()
     drafts = []
     for fills in orders:
@@ -138,7 +174,8 @@ def _drafts(orders: Iterable[Sequence[CostedTrade]], broker: BrokerName, on: dat
             turnover = sum((fill.turnover for fill in fills), ZERO)
         told = [fill.brokerage for fill in fills if fill.brokerage is not None]
         side = ChargedSide(first.side)
-        delivered = side is ChargedSide.SELL and segment.levied_as is Segment.DELIVERY
+        part = same_day[first.symbol, first.side] if segment is Segment.DELIVERY else Fraction(0)
+        delivered = side is ChargedSide.SELL and segment.levied_as is Segment.DELIVERY and part < 1
         order = TradeForCharges(
             _CHARGED[first.exchange],
             segment,
@@ -148,6 +185,7 @@ def _drafts(orders: Iterable[Sequence[CostedTrade]], broker: BrokerName, on: dat
             on,
             "none" if told else str(broker),
             depository=delivered and first.symbol not in sold,
+            same_day=part,
         )
         if delivered:
             sold.add(first.symbol)
@@ -205,10 +243,7 @@ def _order_costs(
 
 
 def _enlarged(order: TradeForCharges) -> TradeForCharges:
-    price = EXACT.multiply(order.price, _FINE)
-    return TradeForCharges(
-        order.exchange, order.segment, order.side, order.quantity, price, order.on, order.broker, order.depository
-    )
+    return replace(order, price=EXACT.multiply(order.price, _FINE))
 
 
 def interest_of(engine: ChargeEngine, broker: BrokerName, product: Product, funded_share: Decimal) -> Interest:

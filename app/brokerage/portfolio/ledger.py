@@ -100,7 +100,8 @@ class Ledger:
         """Do `write`, which adds, replaces or deletes trades of the books and days of `touched` (rows of trades, as
         they were and as they will be), and bring those in step. Done again after a crash it does no harm."""
         rows = list(touched)
-        books = {row["book"]: BookKey.of(row) for row in rows}
+        # A book of a share that trades on two exchanges has the one of its first trade.
+        books = {row["book"]: BookKey.of(row) for row in reversed(rows)}
         days = {(row["account_id"], row["day"]): row for row in rows}
         mark = ObjectId()
         # In one order, whoever changes several.

@@ -48,6 +48,12 @@ class TradeDocument(Document):
     revision: int = 1
     given_brokerage: DecimalAnnotation | None = None
     given_mtf: DecimalAnnotation | None = None
+    settlement: str | None = None
+    """Of what ended a position in a contract that expired, as `naming.Settlement`; nobody traded it."""
+    note: str | None = None
+    """For a person."""
+    converted_from: str | None = None
+    """The product that it was traded as, where the broker made another of it."""
 
     # What follows from it and the others of its book and day
     opened: int | None = None
@@ -99,6 +105,10 @@ class BookDocument(Document):
     state: dict[str, Any] = Field(default_factory=dict)
     """Lots and sums; see `book_rows`."""
     last_day: str | None = None
+    contract: dict[str, Any] | None = None
+    """Terms of a future or an option, kept for the time when no list has them any more; see `expiry`."""
+    expired: dict[str, Any] | None = None
+    """What became of a position that was open when the contract ended: `day`, `state`, `note` and `price`."""
 
     class Settings:
         """Collection and indexes."""

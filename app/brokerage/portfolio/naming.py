@@ -37,6 +37,15 @@ class Source(StrEnum):
     """Its owner entered it."""
 
 
+class Settlement(StrEnum):
+    """How an expired contract's position was ended."""
+
+    CASH = "cash"
+    """A future; an option that was sold, or ended worthless."""
+    EXERCISED = "exercised"
+    """An option that was bought and is worth something: its exercise is taxed."""
+
+
 PRODUCT_OF: Final = {
     TradeType.EQUITY: Product.CNC,
     TradeType.INTRADAY: Product.MIS,
@@ -71,8 +80,17 @@ def day_begins(day: date) -> datetime:
 
 
 def book_id(account_id: str, source: Source, exchange: Exchange, symbol: str, product: Product) -> str:
-    """The id of the book that a trade belongs to; what its owner enters is apart from what the broker tells."""
-    return f"{account_id}|{source}|{exchange}|{product}|{symbol}"
+    """The id of the book that a trade belongs to; what its owner enters is apart from what the broker tells.
+
+    Shares that are delivered are the same on both exchanges: bought on one, they may be sold on the other.
+    """
+    place = Exchange.NSE if product is Product.CNC and exchange is Exchange.BSE else exchange
+    return f"{account_id}|{source}|{place}|{product}|{symbol}"
+
+
+def same_place(product: str, one: str, other: str) -> bool:
+    """Whether a product that was traded on one exchange is that of another: see `book_id`."""
+    return one == other or (product == Product.CNC and {one, other} == {Exchange.NSE, Exchange.BSE})
 
 
 def day_id(account_id: str, day: str) -> str:

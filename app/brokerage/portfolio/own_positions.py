@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from app.brokerage.orders.ports import Holding
-from app.brokerage.portfolio.book_rows import book_of, book_rows
+from app.brokerage.portfolio.book_rows import book_of, book_rows, expired_note
 from app.brokerage.portfolio.naming import Source
 from app.brokerage.words import Exchange, Product
 
@@ -19,5 +19,5 @@ class BookedPositions:
         return {
             Holding(Exchange(row["exchange"]), row["symbol"], Product(row["product"])): book_of(row).position
             for row in rows
-            if row["source"] == Source.BROKER
+            if row["source"] == Source.BROKER and expired_note(row) is None
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.brokerage.portfolio.book_rows import Row
 from app.brokerage.portfolio.lots import ZERO
+from app.brokerage.portfolio.naming import same_place
 from app.brokerage.portfolio.schemas import PnlBy
 from app.brokerage.portfolio.standing_schemas import Pnl, PnlRow
 from app.brokerage.words import Exchange, Product
@@ -59,9 +60,13 @@ def _by_day(days: Sequence[Row]) -> list[PnlRow]:
 
 def _by_symbol(days: Sequence[Row]) -> list[PnlRow]:
     sums: dict[tuple[str, str, str], Row] = {}
+    firsts: dict[tuple[str, str], str] = {}
     for day in days:
         for book in day["books"]:
-            key = (book["exchange"], book["symbol"], book["product"])
+            # A share that was traded on both exchanges is one, under the exchange that comes first.
+            first = firsts.setdefault((book["symbol"], book["product"]), book["exchange"])
+            place = first if same_place(book["product"], first, book["exchange"]) else book["exchange"]
+            key = (place, book["symbol"], book["product"])
             one = sums.setdefault(key, dict.fromkeys(_UNITS, 0) | dict.fromkeys(_AMOUNTS, ZERO))
             for name in (*_UNITS, *_AMOUNTS):
                 one[name] += book[name]

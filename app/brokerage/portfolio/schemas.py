@@ -176,6 +176,7 @@ class Trade(ResponseModel):
     mtf_charge: Money
     charges: Money = Field(description="Its part of the day's contract note, brokerage included.")
     net_pnl: Money = Field(description="`realised_pnl` less `charges` and `mtf_charge`.")
+    note: str | None = Field(None, description="What it is, where nobody traded it: the settlement of a contract.")
     order_executed_at: datetime
     created_at: datetime
     updated_at: datetime

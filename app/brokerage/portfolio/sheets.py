@@ -41,6 +41,7 @@ _TRADES: Final = (
     "id",
     "order_id",
     "broker_order_id",
+    "note",
 )
 _ORDERS: Final = (
     "created_at",

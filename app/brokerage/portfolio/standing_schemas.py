@@ -12,7 +12,8 @@ from app.core.schemas import ResponseModel
 
 
 class BrokerSide(ResponseModel):
-    """A position as the broker has it."""
+    """A position as the broker has it. Brokers reckon profit by average prices, here it is first in, first out: the two
+    differ while a part of a position is open. The paper broker reckons as it is done here."""
 
     quantity: int
     average_price: Money
@@ -46,6 +47,11 @@ class Position(Priced):
     day_pnl: Money | None = Field(description="Null where what was open before today has no price of the day before.")
     day_charges: Money
     broker: BrokerSide | None = Field(description="What the broker has; null while it is away, and if it has none.")
+    expired: str | None = Field(
+        None,
+        description="Why a position in a contract that has ended is still shown: its settlement is not known here, or "
+        "is one in shares. It is no exposure, and in none of the sums.",
+    )
 
 
 class Holding(Priced):
@@ -77,6 +83,9 @@ class Totals(ResponseModel):
     net_pnl: Money = Field(description="`overall_pnl` less charges and interest.")
     unpriced: int = Field(description="Open positions and holdings without a price: they are in no value.")
     day_unknown: int = Field(description="Positions without a price of the day before: they are not in `day_pnl`.")
+    expired: int = Field(
+        0, description="Positions in contracts that have ended and are not settled: see `expired` of each."
+    )
 
 
 class FundsSeen(ResponseModel):

@@ -181,6 +181,10 @@ class Trades:
 
     async def _manual(self, user_id: PydanticObjectId, trade_id: PydanticObjectId) -> Row:
         row = await self._mine(user_id, trade_id)
+        if row.get("settlement"):
+            raise ConflictError(
+                "This is the settlement of a contract that expired: correct the trades that it settles."
+            )
         if row["source"] != Source.MANUAL:
             raise ConflictError("The broker reported this trade: only trades that you entered can be changed.")
         return row
@@ -228,6 +232,7 @@ def trade_of(row: Mapping[str, Any]) -> Trade:
         mtf_charge=interest,
         charges=charges,
         net_pnl=EXACT.subtract(EXACT.subtract(realised, charges), interest),
+        note=row.get("note"),
         order_executed_at=row["order_executed_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -1,7 +1,7 @@
 """The portfolio's jobs: a snapshot after the close, what a crash left behind, and everything anew from the trades."""
 
-from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -10,18 +10,21 @@ from app.brokerage.portfolio.book_rows import Row, book_rows, day_rows, snapshot
 from app.brokerage.portfolio.broker_view import BrokerView
 from app.brokerage.portfolio.days import Days
 from app.brokerage.portfolio.ledger import BookKey, Ledger
-from app.brokerage.portfolio.naming import day_id, day_of
+from app.brokerage.portfolio.naming import Source, book_id, day_id, day_of
 from app.brokerage.portfolio.price_list import price_list
 from app.brokerage.portfolio.reading import books_now
 from app.brokerage.portfolio.trades import EARLIEST
 from app.brokerage.portfolio.valuation import snapshot_books, wanted
 from app.brokerage.ports import Prices
+from app.brokerage.words import Exchange, Product
 from app.core.clock import Clock, to_micros
-from app.core.market_calendar import MarketCalendar
+from app.core.market_calendar import IST, LATEST, MarketCalendar
 from app.core.scheduler import JobResult, Run
 
 log = structlog.get_logger("arrow.portfolio")
 
+AFTER_CLOSE: Final = timedelta(minutes=15)
+"""By then closing prices are known."""
 _PATIENCE: Final = 20.0
 _DAY: Final = 86_400_000_000
 _PIECE: Final = 5_000
@@ -63,17 +66,32 @@ class PortfolioUpkeep:
     # Snapshots
 
     async def snapshot(self) -> JobResult:
-        """Keep what the accounts that hold or traded something are worth now; on trading days."""
-        today = day_of(self._clock.now())
-        if self._calendar.session_of(today) is None:
-            return {"accounts": 0, "note": "no session"}
+        """Keep what the accounts that hold or traded something are worth after the close of the day's session, whenever
+        that is (Muhurat trading ends in the evening, or at 14:45); once a day and account, however often it is asked.
+
+        On a day without a session, or one whose hours are not known, only what was traded all the same is kept, late.
+        """
+        now = self._clock.now()
+        today = day_of(now)
+        session = self._calendar.session_of(today)
+        due = (session.closes if session else datetime.combine(today, LATEST, IST)) + AFTER_CLOSE
+        if now < due:
+            return {"accounts": 0, "note": "the session is not over" if session else "no session"}
         names = {"account_id": 1, "user_id": 1}
-        owners = {row["account_id"]: row["user_id"] async for row in book_rows().find({"open": True}, names)}
         traded = day_rows().find({"day": today.isoformat()}, names)
-        owners |= {row["account_id"]: row["user_id"] async for row in traded}
+        owners = {row["account_id"]: row["user_id"] async for row in traded}
+        if session:
+            owners |= {row["account_id"]: row["user_id"] async for row in book_rows().find({"open": True}, names)}
+        for account_id in await self._kept(owners, today.isoformat(), due):
+            del owners[account_id]
         for account_id, user_id in owners.items():
             await self._keep(account_id, user_id, today.isoformat())
         return {"accounts": len(owners)}
+
+    async def _kept(self, owners: Iterable[str], today: str, due: datetime) -> list[str]:
+        """Those of which there is a snapshot of today's close."""
+        wanted = {"_id": {"$in": [day_id(account_id, today) for account_id in owners]}, "at": {"$gte": due}}
+        return [row["account_id"] async for row in snapshot_rows().find(wanted, {"account_id": 1})]
 
     async def _keep(self, account_id: str, user_id: Any, today: str) -> None:
         await self._ledger.settle(account_id)
@@ -102,9 +120,10 @@ class PortfolioUpkeep:
         """Compute all books and days from the trades; what was otherwise before is counted, and put right."""
         books: dict[str, BookKey] = {}
         days: dict[str, Row] = {}
-        trades = 0
+        trades = moved = 0
         async for row in self._trades():
             trades += 1
+            moved += await self._rehome(row)
             books.setdefault(row["book"], BookKey.of(row))
             days.setdefault(day_id(row["account_id"], row["day"]), row)
         # Books and days whose trades are gone.
@@ -127,7 +146,22 @@ class PortfolioUpkeep:
             "books_corrected": corrected,
             "days": len(days),
             "days_corrected": amended,
+            **({"trades_moved": moved} if moved else {}),
         }
+
+    async def _rehome(self, row: Row) -> bool:
+        """Move a trade into the book that it belongs to, where that was otherwise when it was stored."""
+        exchange, product = Exchange(row["exchange"]), Product(row["product"])
+        wanted = book_id(row["account_id"], Source(row["source"]), exchange, row["stock_ticker"], product)
+        if row["book"] == wanted:
+            return False
+        old, row["book"] = {**row}, wanted
+
+        async def write() -> None:
+            await trade_rows().update_one({"_id": row["_id"], "book": old["book"]}, {"$set": {"book": wanted}})
+
+        await self._ledger.change([old, row], write)
+        return True
 
     async def _again(self, name: str, owner: Row) -> bool:
         """Compute a day; whether it was otherwise, and nobody knew."""

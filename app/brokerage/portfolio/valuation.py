@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from typing import Any, Final, NamedTuple
 
-from app.brokerage.portfolio.book_rows import Row, average, book_of
+from app.brokerage.portfolio.book_rows import Row, average, book_of, expired_note
 from app.brokerage.portfolio.broker_view import Seen
 from app.brokerage.portfolio.lots import ZERO, Book
-from app.brokerage.portfolio.naming import Source
+from app.brokerage.portfolio.naming import Source, same_place
 from app.brokerage.portfolio.standing_schemas import BrokerSide, Holding, Position, Totals
 from app.brokerage.ports import LastPrice
 from app.brokerage.words import BrokerHolding, BrokerPosition, Exchange, Product
@@ -45,7 +45,7 @@ class Standing(NamedTuple):
 
 def wanted(books: Iterable[Row], seen: Seen) -> set[Instrument]:
     """Whose prices are needed."""
-    ours = {(Exchange(row["exchange"]), row["symbol"]) for row in books if row["open"]}
+    ours = {(Exchange(row["exchange"]), row["symbol"]) for row in books if row["open"] and expired_note(row) is None}
     theirs = {(one.exchange, one.symbol) for one in seen.positions if one.net_quantity}
     return ours | theirs | {(one.exchange, one.symbol) for one in seen.holdings if one.quantity}
 
@@ -69,8 +69,8 @@ def standing(ground: Ground) -> Standing:
 
 def _traded_today(position: Position, ground: Ground) -> bool:
     return any(
-        (one["exchange"], one["symbol"], one["product"], one["source"])
-        == (position.exchange, position.symbol, position.product, position.source)
+        (one["symbol"], one["product"], one["source"]) == (position.symbol, position.product, position.source)
+        and same_place(position.product, one["exchange"], position.exchange)
         for one in ground.day.get("books") or ()
     )
 
@@ -95,11 +95,12 @@ def _priced(price: LastPrice | None) -> dict[str, Any]:
 
 def _position(row: Row, ground: Ground, charges: Decimal, mark: Mapping[str, Any] | None) -> Position:
     book, exchange, product = book_of(row), Exchange(row["exchange"]), Product(row["product"])
-    price = ground.prices.get((exchange, row["symbol"])) if book.side else None
+    expired = expired_note(row)
+    price = ground.prices.get((exchange, row["symbol"])) if book.side and expired is None else None
     today = row.get("last_day") == ground.today
     realised_today = book.day_realised if today else ZERO
     unrealised = ZERO if not book.side else None if price is None else book.unrealised(price.price)
-    before = _before(book, mark, today=today)
+    before = None if expired else _before(book, mark, today=today)
     quantity, cost = book.position, book.cost
     theirs = _of_broker(row, ground.seen)
     return Position(
@@ -118,6 +119,7 @@ def _position(row: Row, ground: Ground, charges: Decimal, mark: Mapping[str, Any
         day_pnl=None if unrealised is None or before is None else realised_today + unrealised - before,
         day_charges=charges,
         broker=_side(theirs) if theirs else None,
+        expired=expired,
         **_priced(price),
     )
 
@@ -134,10 +136,31 @@ def _before(book: Book, mark: Mapping[str, Any] | None, *, today: bool) -> Decim
 
 
 def _of_broker(row: Row, seen: Seen) -> BrokerPosition | None:
+    """What the broker has of a book; of shares that were traded on both exchanges the sum."""
     if row["source"] != Source.BROKER:
         return None
-    key = (row["exchange"], row["symbol"], row["product"])
-    return next((one for one in seen.positions if (one.exchange, one.symbol, one.product) == key), None)
+    theirs = [
+        one
+        for one in seen.positions
+        if (one.symbol, one.product) == (row["symbol"], row["product"])
+        and same_place(row["product"], one.exchange, row["exchange"])
+    ]
+    if len(theirs) < 2:
+        return theirs[0] if theirs else None
+    net = sum(one.net_quantity for one in theirs)
+    value = sum((one.net_quantity * one.average_price for one in theirs), ZERO)
+    return theirs[0]._replace(
+        net_quantity=net,
+        average_price=average(value, net) or ZERO,
+        realised=_known_sum(one.realised for one in theirs),
+        unrealised=_known_sum(one.unrealised for one in theirs),
+    )
+
+
+def _known_sum(values: Iterable[Decimal | None]) -> Decimal | None:
+    """None if any of them is not known."""
+    known = list(values)
+    return None if None in known else _sum(known)
 
 
 def _side(theirs: BrokerPosition) -> BrokerSide:
@@ -234,7 +257,8 @@ def _totals(
     positions: Sequence[Position], holdings: Sequence[Holding], strange: Sequence[Position], ground: Ground
 ) -> Totals:
     # Longs that are kept are among the holdings, with what came from elsewhere.
-    apart = [one for one in positions if one.quantity and not (one.product in KEPT and one.quantity > 0)] + [
+    alive = [one for one in positions if one.expired is None]
+    apart = [one for one in alive if one.quantity and not (one.product in KEPT and one.quantity > 0)] + [
         one for one in strange if one.quantity
     ]
     long = [one for one in apart if one.quantity > 0]
@@ -256,7 +280,8 @@ def _totals(
         overall_pnl=overall,
         net_pnl=overall - charges - interest,
         unpriced=sum(one.unrealised_pnl is None for one in valued),
-        day_unknown=sum(one.day_pnl is None for one in [*positions, *strange]),
+        day_unknown=sum(one.day_pnl is None for one in [*alive, *strange]),
+        expired=len(positions) - len(alive),
     )
 
 
@@ -271,7 +296,7 @@ def snapshot_books(books: Iterable[Row], prices: PriceList) -> tuple[list[Row], 
         for row in books:
             book = book_of(row)
             price = prices.get((Exchange(row["exchange"]), row["symbol"]))
-            if not book.side:
+            if not book.side or expired_note(row) is not None:
                 continue
             if price is None:
                 unpriced += 1

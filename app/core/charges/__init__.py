@@ -13,6 +13,7 @@ from app.core.charges.words import (
     TradeForCharges,
     UnknownBrokerError,
     added,
+    same_day_parts,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "UnknownBrokerError",
     "added",
     "load_charges",
+    "same_day_parts",
 ]

@@ -113,6 +113,8 @@ class ChargesData(Strict, frozen=True, kw_only=True):
     """The last day that it vouches for: until then nothing else is announced."""
     sources: dict[str, Source]
     stt: dict[Segment, tuple[SidedRate, ...]]
+    exercise: tuple[Rate, ...]
+    """Securities transaction tax on an option that is exercised, of what it is worth then."""
     transaction: dict[Exchange, BySegment]
     investor_protection: dict[Exchange, BySegment]
     stamp: dict[Segment, tuple[SidedRate, ...]]
@@ -171,6 +173,7 @@ def _tables(data: ChargesData) -> Iterator[tuple[str, Collection[str], Collectio
 
 
 def _lists(data: ChargesData) -> Iterator[tuple[str, Sequence[Dated]]]:
+    yield "exercise", data.exercise
     yield "sebi", data.sebi
     yield "gst", data.gst
     for name, sided in (("stt", data.stt), ("stamp", data.stamp)):

@@ -5,6 +5,9 @@ How it is rounded (halves up, always at the end, never in between):
   rounded once for the note. `of` is the note of a single order.
 - Securities transaction tax is rounded to the rupee, everything else to the paisa.
 - Brokerage is a matter of single orders: each is rounded to the paisa by itself, as its caps are.
+- What was bought and sold for delivery on one day is not delivered: that part of its orders is charged as intraday. An
+  order of which only a part is pays brokerage for both parts, and never more than the whole would in the dearer of the
+  two ways (some brokers take that of intraday for the whole order).
 - Goods and services tax is taken of the rounded parts, so that whoever has the note can compute it again from it.
 
 The data says which days it covers. Beyond them the nearest rates are used, and `Charges.note` says so.
@@ -13,6 +16,7 @@ The data says which days it covers. Beyond them the nearest rates are used, and 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal, localcontext
+from fractions import Fraction
 from typing import Final
 
 from app.core.charges.data import Broker, ChargesData, Interest, Plan, Rate, SidedRate, holding, load_charges
@@ -66,7 +70,7 @@ class ChargeEngine:
         broker, on = trades[0].broker, trades[0].on
         plans = self._broker(broker)
         with localcontext(EXACT):
-            brokerage = sum((_brokerage(holding(plans.brokerage[t.segment], on), t.turnover) for t in trades), NOTHING)
+            brokerage = sum((_brokerage(plans, trade) for trade in trades), NOTHING)
             depository = sum((holding(plans.depository, on).amount for t in trades if _leaves(t)), NOTHING)
             charges = self._levies(trades, on)
             taxed = brokerage + depository + charges.transaction + charges.sebi + charges.investor_protection
@@ -86,19 +90,22 @@ class ChargeEngine:
     def _levies(self, trades: Iterable[TradeForCharges], on: date) -> Charges:
         """What does not depend on the broker."""
         data = self._data
-
-        def of(rate: Callable[[TradeForCharges], Decimal]) -> Decimal:
-            return sum((trade.turnover * rate(trade) / _HUNDRED for trade in trades), NOTHING)
-
+        trades = list(trades)
+        stt = _levied(trades, lambda trade, segment: _sided(data.stt[segment], trade))
+        transaction = _levied(trades, lambda trade, segment: _rate(data.transaction[trade.exchange][segment], trade))
+        fund = _levied(trades, lambda trade, segment: _rate(data.investor_protection[trade.exchange][segment], trade))
         return Charges(
-            stt=_rounded(of(lambda t: _sided(data.stt[t.segment.levied_as], t)), _RUPEE).quantize(_PAISA),
-            transaction=_rounded(of(lambda t: _rate(data.transaction[t.exchange][t.segment.levied_as], t))),
-            sebi=_rounded(of(lambda _: holding(data.sebi, on).percent)),
-            investor_protection=_rounded(
-                of(lambda t: _rate(data.investor_protection[t.exchange][t.segment.levied_as], t))
-            ),
-            stamp=_rounded(of(lambda t: _sided(data.stamp[t.segment.levied_as], t))),
+            stt=_rounded(stt, _RUPEE).quantize(_PAISA),
+            transaction=_rounded(transaction),
+            sebi=_rounded(_levied(trades, lambda _, __: holding(data.sebi, on).percent)),
+            investor_protection=_rounded(fund),
+            stamp=_rounded(_levied(trades, lambda trade, segment: _sided(data.stamp[segment], trade))),
         )
+
+    def exercise_stt(self, worth: Decimal, on: date) -> Decimal:
+        """The securities transaction tax on options exercised on a day that were worth so many rupees then."""
+        with localcontext(EXACT):
+            return _rounded(worth * holding(self._data.exercise, on).percent / _HUNDRED, _RUPEE).quantize(_PAISA)
 
     def round_trip(self, entry: TradeForCharges, exit_price: Decimal, exit_on: date | None = None) -> RoundTrip:
         """The position that `entry` begins and an order of the same quantity at `exit_price` ends, each charged by
@@ -145,13 +152,31 @@ class ChargeEngine:
         )
 
 
-def _rounded(value: Decimal, unit: Decimal = _PAISA) -> Decimal:
+def _rounded(value: Decimal | Fraction, unit: Decimal = _PAISA) -> Decimal:
+    if isinstance(value, Fraction):
+        return ((value / Fraction(unit) + Fraction(1, 2)).__floor__() * unit).quantize(unit)
     return value.quantize(unit, ROUND_HALF_UP)
+
+
+def _levied(
+    trades: Iterable[TradeForCharges], rate: Callable[[TradeForCharges, Segment], Decimal]
+) -> Decimal | Fraction:
+    """Rupees, exact; as a fraction where orders are charged in parts, which may be thirds."""
+    whole, parts = NOTHING, Fraction(0)
+    for trade in trades:
+        if not trade.same_day:
+            whole += trade.turnover * rate(trade, trade.segment.levied_as) / _HUNDRED
+            continue
+        intraday, delivered = (Fraction(rate(trade, segment)) for segment in (Segment.INTRADAY, Segment.DELIVERY))
+        percent = trade.same_day * intraday + (1 - trade.same_day) * delivered
+        parts += Fraction(trade.turnover) * percent / 100
+    return Fraction(whole) + parts if parts else whole
 
 
 def _leaves(trade: TradeForCharges) -> bool:
     """Whether sold shares leave the account at the depository."""
-    return trade.depository and trade.side is Side.SELL and trade.segment.levied_as is Segment.DELIVERY
+    delivered = trade.segment.levied_as is Segment.DELIVERY and trade.same_day < 1
+    return trade.depository and trade.side is Side.SELL and delivered
 
 
 def _rate(rows: Sequence[Rate], trade: TradeForCharges) -> Decimal:
@@ -163,7 +188,20 @@ def _sided(rows: Sequence[SidedRate], trade: TradeForCharges) -> Decimal:
     return row.buy if trade.side is Side.BUY else row.sell
 
 
-def _brokerage(plan: Plan, turnover: Decimal) -> Decimal:
+def _brokerage(plans: Broker, trade: TradeForCharges) -> Decimal:
+    """Of one order."""
+    plan, turnover = holding(plans.brokerage[trade.segment], trade.on), trade.turnover
+    if not trade.same_day:
+        return _taken(plan, turnover)
+    intraday = holding(plans.brokerage[Segment.INTRADAY], trade.on)
+    if trade.same_day == 1:
+        return _taken(intraday, turnover)
+    part = turnover * trade.same_day.numerator / trade.same_day.denominator
+    dearer = max(_taken(intraday, turnover), _taken(plan, turnover))
+    return min(_taken(intraday, part) + _taken(plan, turnover - part), dearer)
+
+
+def _taken(plan: Plan, turnover: Decimal) -> Decimal:
     if plan.flat is not None:
         return _rounded(plan.flat)
     percent = plan.percent or NOTHING

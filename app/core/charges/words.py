@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import date
 from decimal import Context, Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import Final
 
 EXACT: Final = Context(prec=90)
@@ -75,9 +76,14 @@ class TradeForCharges:
     depository: bool = True
     """Whether the depository charges this sale of delivered shares: it does once a share and day, so not for a second
     sale of the same share on the same day."""
+    same_day: Fraction = Fraction(0)
+    """Of an order for delivery the part (0 to 1) whose shares were bought and sold on this one day: nothing of it is
+    delivered, and it is charged as intraday. See `same_day_parts`."""
 
     def __post_init__(self) -> None:
-        """Raises `TypeError` or `ValueError` for a quantity or a price that is none."""
+        """Raises `TypeError` or `ValueError` for a quantity or a price that is none, or a part that cannot be."""
+        if self.same_day and (self.segment is not Segment.DELIVERY or not 0 <= self.same_day <= 1):
+            raise ValueError("only an order for delivery, and at most all of it, is bought and sold on one day")
         for name, value in (("quantity", self.quantity), ("price", self.price)):
             # bool is an int, and a float would bring its binary fraction along.
             if isinstance(value, bool) or not isinstance(value, int | Decimal):
@@ -89,6 +95,13 @@ class TradeForCharges:
     def turnover(self) -> Decimal:
         """Rupees, exact."""
         return EXACT.multiply(Decimal(self.quantity), Decimal(self.price))
+
+
+def same_day_parts(bought: int, sold: int) -> tuple[Fraction, Fraction]:
+    """Which part of what was bought of a share on a day, and which of what was sold, was both: every order of the day
+    bears the part of its side, so the matched shares have the day's average price, as on a contract note."""
+    matched = min(bought, sold)
+    return Fraction(matched, bought) if bought else Fraction(0), Fraction(matched, sold) if sold else Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,11 @@ class BrokerageSettings(BaseSettings):
     broker_webhook_additional_secrets: Annotated[list[SecretStr], NoDecode] = []
     broker_webhook_rate_limit_per_minute: int = Field(300, ge=1)
 
+    order_max_value: Decimal = Field(Decimal(10_000_000), ge=0, le=Decimal("1e15"), allow_inf_nan=False)
+    order_max_price_deviation_percent: Decimal = Field(Decimal(20), ge=0, le=10_000, allow_inf_nan=False)
+
+    contract_prices_max: int = Field(20, ge=0, le=150)
+
     paper_starting_cash: Decimal = Field(Decimal(1_000_000), gt=0, le=Decimal("1e12"), allow_inf_nan=False)
     paper_slippage_bps: Decimal = Field(Decimal(2), ge=0, le=1000, allow_inf_nan=False)
     paper_latency_ms: int = Field(50, ge=0, le=60_000)

@@ -16,10 +16,11 @@ from beanie import PydanticObjectId
 from fastapi import FastAPI
 from pymongo.errors import PyMongoError
 
-from app.brokerage.adapters.http import Timeouts
 from app.brokerage.adapters.zerodha.client import ZerodhaBroker
 from app.brokerage.orders.budget import OrderBudget
 from app.brokerage.orders.changing import Changing
+from app.brokerage.orders.checks import OrderLimits
+from app.brokerage.orders.guarding import OrderGuard
 from app.brokerage.orders.ledger import Ledger
 from app.brokerage.orders.merging import Timing
 from app.brokerage.orders.news import OrdersHeard
@@ -41,7 +42,8 @@ from app.core.problem import add_problem_handlers
 from app.core.rate_limit import RateLimiter
 from app.core.security import ALL_SCOPES, Authenticator, Principal, Role, Scope
 from app.core.settings import Settings
-from tests.brokerage.orders.parts import FixedListings, FixedSessions, KeptFills
+from tests.brokerage.orders.parts import FixedListings, FixedPrices, FixedSessions, KeptFills
+from tests.brokerage.patience import TIMEOUTS
 from tests.simulators.brokers.book import Order as Booked
 from tests.simulators.brokers.kite.simulator import KiteSimulator
 from tests.support.clocks import StandingClock
@@ -54,7 +56,6 @@ NOON = datetime(2026, 11, 20, 6, 30, tzinfo=UTC)
 """12:00 in India, a Friday."""
 SEED = {"stock_ticker": "RELIANCE", "quantity": 10, "price": 1500.0, "order_type": "buy"}
 """The body of the system that this one replaces."""
-QUICK = Timeouts(connect=1.0, read=0.4, whole=0.5)
 
 
 class Trail:
@@ -118,6 +119,7 @@ class Desk:
     reading: OrderReading
     client: httpx.AsyncClient
     events: list[OrderChanged]
+    prices: FixedPrices
 
     async def ask(self, method: str, path: str = "", who: str | None = "ann", status: int = 200, **options: Any) -> Any:
         """The JSON of an answer that has to have `status`; numbers with a point as decimals."""
@@ -174,7 +176,7 @@ class Desk:
         )
 
 
-async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -183,7 +185,7 @@ async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
 
 async def answering(db: Db) -> None:
     """Wait for a database that is back."""
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while True:
         try:
             await db.command("ping")
@@ -205,7 +207,7 @@ async def desk_of(db: Db, *, timing: Timing | None = None) -> AsyncIterator[Desk
     bus.subscribe(OrderChanged, events.append)
     async with KiteSimulator(now=clock.now, limited=False) as kite:
         kite.book.fills_itself = False
-        broker = ZerodhaBroker(clock, base_url=kite.base_url, timeouts=QUICK, tls=NO_TLS)
+        broker = ZerodhaBroker(clock, base_url=kite.base_url, timeouts=TIMEOUTS, tls=NO_TLS)
         sessions, listings, fills = FixedSessions(kite.base_url, kite.issue()), FixedListings(), KeptFills()
         ledger, budget = Ledger(bus=bus, clock=clock, sequence=Numbers(clock)), OrderBudget(clock, patience=0.05)
         brokers: dict[BrokerName, Broker] = {BrokerName.ZERODHA: broker}
@@ -220,7 +222,9 @@ async def desk_of(db: Db, *, timing: Timing | None = None) -> AsyncIterator[Desk
             "news": news,
             "audit": trail,
         }
-        placing, changing = Placing(listings=listings, **common), Changing(**common)
+        prices = FixedPrices()
+        guard = OrderGuard(OrderLimits(Decimal(10_000_000), Decimal(20)), prices=prices, positions=fills, clock=clock)
+        placing, changing = Placing(listings=listings, guard=guard, **common), Changing(guard=guard, **common)
         reconciliation = Reconciliation(ledger=ledger, news=news, sessions=sessions, positions=fills)
         reading = OrderReading(ledger, clock)
         app = FastAPI()
@@ -238,7 +242,7 @@ async def desk_of(db: Db, *, timing: Timing | None = None) -> AsyncIterator[Desk
             try:
                 yield Desk(
                     db, clock, people, bus, trail, kite, sessions, listings, fills, ledger, budget, news, placing,
-                    changing, reconciliation, reading, client, events,
+                    changing, reconciliation, reading, client, events, prices,
                 )  # fmt: skip
             finally:
                 await placing.drain()

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
 from app.brokerage.errors import BrokerSessionError
 from app.brokerage.orders.ports import Holding
-from app.brokerage.ports import BrokerAccount, BrokerSession
+from app.brokerage.ports import BrokerAccount, BrokerSession, LastPrice
 from app.brokerage.words import BookedTrade, BrokerName, Exchange, Listing
 from app.core.errors import NotFoundError
 from tests.simulators.brokers.instruments import INSTRUMENTS, Instrument
@@ -59,6 +59,8 @@ class FixedSessions:
         """Accounts that nobody signs in to."""
         self.gate: asyncio.Event | None = None
         """Whoever wants a session waits for it."""
+        self.waiting = 0
+        """How many have come to it."""
 
     async def active(self, user_id: str) -> str:
         self.known.add(user_id)
@@ -71,6 +73,7 @@ class FixedSessions:
 
     async def open(self, account_id: str) -> tuple[BrokerAccount, BrokerSession]:
         if self.gate is not None:
+            self.waiting += 1
             await self.gate.wait()
         if account_id in self.removed:
             raise NotFoundError("There is no such account.")
@@ -89,6 +92,25 @@ class FixedSessions:
 
     async def all_open(self) -> list[str]:
         return sorted(self.known - self.removed) if self.token else []
+
+
+class FixedPrices:
+    """Fills the port `Prices` with what a test says."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Exchange, str], LastPrice] = {}
+        self.silent = False
+        """Whoever asks waits for ever."""
+
+    async def last(self, exchange: Exchange, symbol: str) -> LastPrice | None:
+        if self.silent:
+            await asyncio.Event().wait()
+        return self.known.get((exchange, symbol))
+
+    def on_price(
+        self, listener: Callable[[Exchange, str, LastPrice], None], wants: Callable[[Exchange, str], bool]
+    ) -> None:
+        """Nobody listens here."""
 
 
 @dataclass

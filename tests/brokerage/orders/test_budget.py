@@ -13,6 +13,7 @@ from app.brokerage.orders.budget import OrderBudget
 from app.brokerage.orders.counting import PART_LASTS, Allowance, Own, Used, at, give, given_back, take
 from app.core.bus import Bus, NullTransport
 from app.core.market_calendar import IST
+from tests.brokerage.orders.kit import until
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db
 
@@ -222,7 +223,7 @@ async def test_a_pause_holds_for_all_of_them(db: Db):
 async def test_exits_go_before_entries_that_came_first(db: Db):
     """Full for a moment: four entries wait, then an exit and a cancellation come."""
     clock = StandingClock(NOON)
-    budget = OrderBudget(clock, patience=10)
+    budget = OrderBudget(clock, patience=60)
     for _ in range(10):
         await budget.enter("a", CAPABILITIES)
     went: list[str] = []
@@ -231,11 +232,14 @@ async def test_exits_go_before_entries_that_came_first(db: Db):
         await budget.enter("a", CAPABILITIES, *leaves)  # type: ignore[arg-type]
         went.append(name)
 
+    def in_line(count: int) -> bool:
+        return "a" in budget._lines and len(budget._lines["a"]._waiting) == count
+
     entries = [asyncio.create_task(go(f"entry {n}", entry)) for n in range(4)]
-    await asyncio.sleep(0.05)
+    await until(lambda: in_line(4))
     assert not went
     exits = [asyncio.create_task(go("exit", exit_)), asyncio.create_task(go("cancellation"))]
-    await asyncio.sleep(0.05)
+    await until(lambda: in_line(6))
     clock.move(seconds=2)
     await asyncio.gather(*entries, *exits)
 

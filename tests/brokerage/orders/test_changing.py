@@ -191,7 +191,7 @@ async def test_what_changed_meanwhile_is_not_changed_back(desk: Desk):
     known = await desk.ledger.find(PydanticObjectId(order["id"]))
     desk.sessions.gate = asyncio.Event()
     asked = asyncio.create_task(change(desk, order, 409, price=1490))
-    await asyncio.sleep(0.05)
+    await until(lambda: desk.sessions.waiting)
     elsewhere = msgspec.structs.replace(booked_of(known), quantity=25, updated_at=desk.clock.now())
     await desk.news.observe(order["account_id"], [elsewhere], [])
     desk.sessions.gate.set()

@@ -317,10 +317,9 @@ async def test_the_report_of_a_removed_account_goes_at_once(desk: Desk):
     await desk.reconciliation.run()
     running = asyncio.create_task(desk.reconciliation.forget_removed())
     desk.reconciliation.removed(order["account_id"])
-    for _ in range(100):
-        if not await desk.ask("GET", "reconciliation"):
-            break
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        while await desk.ask("GET", "reconciliation"):
+            await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.wait([running])
     assert await desk.ask("GET", "reconciliation") == []

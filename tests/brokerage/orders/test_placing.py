@@ -25,6 +25,7 @@ from app.brokerage.orders.wire import order_wire
 from app.brokerage.words import BrokerName, Capabilities, Exchange, OrderState, Side
 from app.core.errors import UnavailableError
 from tests.brokerage.orders.kit import SEED, Desk, Row, answering, desk_of, path_of, until
+from tests.brokerage.patience import TIMEOUTS
 from tests.support.mongodb import Db, empty_database, server_port, through
 from tests.support.tcp_proxy import TcpProxy
 
@@ -286,7 +287,8 @@ async def test_an_answer_that_is_none_is_unknown_and_found_by_its_tag(desk: Desk
 async def test_what_never_arrived_is_not_sent_only_when_late_books_say_so(desk: Desk, fault: str):
     desk.kite.fail(fault, on="/orders/regular")
     desk.kite.book.place = _never  # type: ignore[method-assign]
-    order = await desk.read(await desk.place(status=504))
+    with TIMEOUTS.hurried(needed=fault == "half_open"):
+        order = await desk.read(await desk.place(status=504))
     assert order["status"] == "UNKNOWN"
 
     await desk.refresh()  # too early to say anything
@@ -316,8 +318,9 @@ async def test_books_that_cannot_be_read_conclude_nothing(desk: Desk):
     desk.clock.move(hours=1)
     for fault in ("down", "html", "garbage", "reset", "half_open"):
         desk.kite.fail(fault, on="GET /orders")
-        with pytest.raises(Exception, match="Zerodha"):
+        with pytest.raises(Exception, match="Zerodha"), TIMEOUTS.hurried(needed=fault == "half_open"):
             await desk.refresh()
+        desk.kite.heal()
         desk.clock.move(minutes=1)
     assert (await desk.read(order))["status"] == "UNKNOWN"
     assert (await desk.settled(order))["status"] == "NOT_SENT"

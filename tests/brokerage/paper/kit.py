@@ -244,10 +244,11 @@ class News:
 class Desk:
     """The paper broker on a database, with a matching that does its work when a test says so."""
 
-    def __init__(self, db: Db, rules: PaperRules, at: datetime | None, patience: float) -> None:
+    def __init__(self, db: Db, rules: PaperRules, at: datetime | None) -> None:
+        self.db = db
         self.clock = AskedClock(at or ist("10:00"))
         self.rules, self.model = rules, model_of(rules, self.clock)
-        self.store = PaperStore(db, self.clock, self.model.hours, patience=patience)
+        self.store = PaperStore(db, self.clock, self.model.hours, patience=30)
         self.tape, self.news, self.bell = Tape(self.clock), News(), Bell()
         self.account = BrokerAccount(
             account_id="b" * 24, user_id="c" * 24, broker=BrokerName.PAPER, base_url="", secrets={}
@@ -256,10 +257,12 @@ class Desk:
         self.matcher = self.another_matcher()
         self.session: BrokerSession
 
-    def another_broker(self, bell: Bell | None = None, patience: float = 3) -> PaperBroker:
+    def another_broker(
+        self, bell: Bell | None = None, patience: float = 3, store: PaperStore | None = None
+    ) -> PaperBroker:
         """As in another process, unless it rings the same bell."""
         return PaperBroker(
-            store=self.store,
+            store=store or self.store,
             model=self.model,
             prices=self.tape,
             listings=PaperListings(),
@@ -281,6 +284,10 @@ class Desk:
         matcher.start()
         return matcher
 
+    def hurried_broker(self, seconds: float) -> PaperBroker:
+        """Gives the database up soon; for when it is away. The others wait for it as long as it takes."""
+        return self.another_broker(store=PaperStore(self.db, self.clock, self.model.hours, patience=seconds))
+
     async def place(self, wanted: OrderTicket) -> str:
         return await self.broker.place(self.account, self.session, wanted)
 
@@ -295,10 +302,8 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_of(
-    db: Db, rules: PaperRules = EXACT, at: datetime | None = None, patience: float = 5
-) -> AsyncIterator[Desk]:
-    desk = Desk(db, rules, at, patience)
+async def desk_of(db: Db, rules: PaperRules = EXACT, at: datetime | None = None) -> AsyncIterator[Desk]:
+    desk = Desk(db, rules, at)
     desk.session = await desk.broker.sign_in(desk.account)
     yield desk
     await desk.broker.close()

@@ -310,7 +310,7 @@ async def test_the_matching_runs_under_its_lease_with_its_own_clock(db: Db) -> N
         desk.clock.move(seconds=1)
         desk.tape.trade("1400", listing=OTHER)
         try:
-            await asyncio.wait_for(desk.news.traded.wait(), 10)
+            await asyncio.wait_for(desk.news.traded.wait(), 30)
         finally:
             running.cancel()
             await asyncio.wait([running])
@@ -322,12 +322,13 @@ async def test_a_database_that_is_away_is_said_before_the_order_is_sent(mongodb_
     async with (
         TcpProxy(server_port(mongodb_url)) as proxy,
         empty_database(through(mongodb_url, proxy.port), DOCUMENTS) as db,
-        desk_of(db, patience=0.5) as desk,
+        desk_of(db) as desk,
     ):
         await desk.place(ticket(Side.BUY, 10, limit="1400"))
         await proxy.cut()
+        hurried = desk.hurried_broker(0.5)
         with pytest.raises(BrokerUnavailableError, match="database is away"):
-            await desk.place(ticket(Side.BUY, 10, limit="1400"))
+            await hurried.place(desk.account, desk.session, ticket(Side.BUY, 10, limit="1400"))
         await proxy.mend()
         await db.client.admin.command("ping")
         await desk.place(again := ticket(Side.BUY, 10, limit="1400"))
@@ -338,14 +339,15 @@ async def test_an_answer_that_is_lost_leaves_it_open_whether_the_order_is_there(
     async with (
         TcpProxy(server_port(mongodb_url)) as proxy,
         empty_database(through(mongodb_url, proxy.port), DOCUMENTS) as db,
-        desk_of(db, patience=0.5) as desk,
+        desk_of(db) as desk,
     ):
         await desk.place(ticket(Side.BUY, 10, limit="1300"))
+        hurried = desk.hurried_broker(1.5)
         # It asks for the time to see whose prices it needs, and again when it has read all and is about to write.
         desk.clock.when_asked(2, proxy.swallow_answers)
         wanted = ticket(Side.BUY, 10, limit="1400")
         with pytest.raises(OutcomeUnknownError):
-            await desk.place(wanted)
+            await hurried.place(desk.account, desk.session, wanted)
         await proxy.mend()
         await db.client.admin.command("ping")
         orders = await desk.broker.orders(desk.account, desk.session)

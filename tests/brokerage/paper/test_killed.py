@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,7 +27,7 @@ async def _placed_until_killed(mongodb_url: str, db: Db, prefix: str, shift: flo
     assert process.stdout is not None
     tags: list[str] = []
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(tags) < acknowledged and (line := await process.stdout.readline()):
                 tags.append(line.decode().strip())
     finally:
@@ -39,6 +40,7 @@ async def _placed_until_killed(mongodb_url: str, db: Db, prefix: str, shift: flo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_killed_while_it_places_and_fills(mongodb_url: str, db: Db) -> None:
     shift = (ist("10:00") - datetime.now(UTC)).total_seconds()
     acknowledged: list[str] = []
@@ -47,7 +49,8 @@ async def test_killed_while_it_places_and_fills(mongodb_url: str, db: Db) -> Non
     broker, matcher, store = parts_of(db, shift)
     session = await broker.sign_in(ACCOUNT)
     matcher.start()
-    for _ in range(100):
+    deadline = time.monotonic() + 60
+    while True:
         await matcher.step()
         orders = await broker.orders(ACCOUNT, session)
         stored = await store.load(ACCOUNT.account_id)
@@ -55,6 +58,7 @@ async def test_killed_while_it_places_and_fills(mongodb_url: str, db: Db) -> Non
         told = not stored.book.trades and all(o.is_open and o.told == o.version for o in stored.book.orders)
         if told and not any(order.state is OrderState.OPEN and order.price == 100 for order in orders):
             break
+        assert time.monotonic() < deadline, "something was not filled, or not told"
         await asyncio.sleep(0.05)
     counted = Counter(order.tag for order in orders if order.tag)
     assert set(acknowledged) <= counted.keys()

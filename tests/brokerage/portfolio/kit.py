@@ -322,7 +322,7 @@ async def desk_of(db: Db) -> AsyncIterator[Desk]:
     orders, audit, people = OrdersHere(), Trail(), TwoPeople()
     here = process_of(orders, clock)
     brokers = {name: cast("Broker", broker) for name in BrokerName}
-    view = BrokerView(sessions=sessions, brokers=brokers, clock=clock, patience=5)
+    view = BrokerView(sessions=sessions, brokers=brokers, clock=clock, patience=30)
     trades = Trades(ledger=here.ledger, sessions=sessions, orders=orders, clock=clock, audit=audit)
     app = FastAPI()
     registry = app.state.registry = Registry()

@@ -54,7 +54,9 @@ async def test_the_curve_of_an_account(desk: Desk) -> None:
     desk.prices.put("RELIANCE", "130")
     await desk.take(fill("buy", 10, "100", NOON - 4 * DAY), fill("sell", 4, "120", NOON - 2 * DAY))
     await desk.take(fill("buy", 1, "50", NOON - 300 * DAY, "TCS"), fill("sell", 1, "80", NOON - 299 * DAY, "TCS"))
+    desk.clock.move(hours=4)  # after the close
     await desk.upkeep.snapshot()
+    desk.clock.move(hours=-4)
     figure = checked((await raw(desk)).json())
     lines = {trace["name"]: trace for trace in figure["data"]}
     pnl = await desk.get("/api/v1/dashboard/pnl", start="2025-11-01")
@@ -78,7 +80,9 @@ async def test_a_trading_day_that_is_not_over_shows_what_is_open_now(desk: Desk)
     desk.clock.moment = NOON - DAY
     await desk.take(fill("buy", 10, "100", desk.clock.moment))
     desk.prices.put("RELIANCE", "150")
+    desk.clock.move(hours=4)  # after the close
     await desk.upkeep.snapshot()
+    desk.clock.move(hours=-4)
     desk.clock.moment = NOON
     desk.prices.put("RELIANCE", "160")
     figure = checked((await raw(desk)).json())

@@ -1,6 +1,7 @@
 """A day's charges, against arithmetic of its own on fractions and on rates of its own."""
 
-from datetime import date
+from collections import Counter
+from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import ClassVar
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.brokerage.portfolio.costs import NOT_KNOWN, CostedTrade, day_costs, shared
+from app.brokerage.portfolio.naming import Settlement
 from app.brokerage.words import BrokerName, Exchange, Product, Side
 from app.core.charges import COMPONENTS
 from tests.brokerage.portfolio.kit import ENGINE
@@ -61,15 +63,23 @@ class Note:
         self.levies = dict.fromkeys(("stt", "transaction", "sebi", "stamp"), Fraction(0))
         self.brokerage = self.depository = Decimal(0)
         sold: set[str] = set()
+        net: dict[str, Counter[str]] = {symbol: Counter() for symbol in SYMBOLS}
+        for one in some:
+            net[one.symbol][one.side] += one.quantity if one.product == Product.CNC else 0
         for (_, symbol, product, side), fills in orders.items():
             value = sum((Fraction(one.price) * one.quantity for one in fills), Fraction(0))
-            self.levies["stt"] += value * Fraction(self.STT.get((Product(product), Side(side)), "0")) / 100
+            # What is bought and sold on the day is intraday, whatever its product says.
+            both, kept = value, Fraction(0)
+            if product == Product.CNC:
+                both = value * min(net[symbol].values()) / net[symbol][side] if len(net[symbol]) == 2 else Fraction(0)
+                kept = value - both
+            for part, levied in ((both, Product.MIS), (kept, Product.CNC)):
+                self.levies["stt"] += part * Fraction(self.STT.get((levied, Side(side)), "0")) / 100
+                self.levies["stamp"] += part * Fraction(self.STAMP[levied]) / 100 if side == Side.BUY else 0
             self.levies["transaction"] += value * Fraction("0.00307") / 100
             self.levies["sebi"] += value * 10 / 10_000_000
-            self.levies["stamp"] += value * Fraction(self.STAMP[Product(product)]) / 100 if side == Side.BUY else 0
-            if product == Product.MIS:
-                self.brokerage += rounded(min(value * Fraction("0.03") / 100, Fraction(20)))
-            if product == Product.CNC and side == Side.SELL and symbol not in sold:
+            self.brokerage += rounded(min(both * Fraction("0.03") / 100, Fraction(20)))
+            if kept and side == Side.SELL and symbol not in sold:
                 sold.add(symbol)
                 self.depository += 13
         self.parts = {name: rounded(value, "1" if name == "stt" else "0.01") for name, value in self.levies.items()}
@@ -131,7 +141,41 @@ def test_what_is_divided_is_divided_fairly(total: Decimal, weights: list[Decimal
 def test_the_specifications_example() -> None:
     buy = CostedTrade("b", "b", Exchange.NSE, "X", Product.CNC, Side.BUY, 5000, Decimal(1000))
     sell = buy._replace(trade="s", order="s", side=Side.SELL)
-    assert day_costs(ENGINE, BrokerName.PAPER, ON, [buy, sell]).note.total == Decimal("11124.06")
+    notes = [day_costs(ENGINE, BrokerName.PAPER, ON + timedelta(n), [one]).note for n, one in enumerate((buy, sell))]
+    assert sum(note.total for note in notes) == Decimal("11124.06")
+
+
+def test_bought_and_sold_for_delivery_on_one_day_by_hand() -> None:
+    """100 bought at 500 on NSE, 40 of them sold at 510 on BSE, and a share that was held: by hand, at Zerodha."""
+    buy = CostedTrade("b", "b", Exchange.NSE, "X", Product.CNC, Side.BUY, 100, Decimal(500))
+    sell = CostedTrade("s", "s", Exchange.BSE, "X", Product.CNC, Side.SELL, 40, Decimal(510))
+    held = CostedTrade("h", "h", Exchange.NSE, "Y", Product.CNC, Side.SELL, 1, Decimal(1000))
+    costs = day_costs(ENGINE, BrokerName.ZERODHA, ON, [buy, sell])
+    assert costs.note.stt == 35  # 0.1 % of 30,000 that are kept, 0.025 % of the sale's 20,400
+    assert costs.note.stamp == Decimal("5.10")  # 0.015 % of 30,000 and 0.003 % of 20,000
+    assert costs.note.transaction == Decimal("2.30")  # 0.00307 % of 50,000 and BSE's 0.00375 % of 20,400
+    assert costs.note.brokerage == Decimal("12.12")  # 0.03 % of 20,000 and of 20,400
+    assert costs.note.depository == 0
+    assert costs.note.gst == Decimal("2.61")  # 18 % of 12.12 + 2.30 + 0.07
+    assert costs.note.total == Decimal("57.20")
+    assert costs.by_trade["b"].brokerage == 6
+    assert sum(cost.total for cost in costs.by_trade.values()) == costs.note.total
+    with_held = day_costs(ENGINE, BrokerName.ZERODHA, ON, [buy, sell, held]).note
+    assert (with_held.depository, with_held.stt) == (13, 36)
+
+
+def test_a_settlement_costs_what_its_exercise_is_taxed() -> None:
+    won = CostedTrade("w", "w", Exchange.NFO, "NIFTY26NOV24000CE", Product.NRML, Side.SELL, 75, Decimal("500.50"))
+    settled = [
+        won._replace(settlement=Settlement.EXERCISED),
+        won._replace(trade="z", price=Decimal(0), settlement=Settlement.CASH),
+        won._replace(trade="f", symbol="NIFTY26NOVFUT", price=Decimal(24500), settlement=Settlement.CASH),
+    ]
+    costs = day_costs(ENGINE, BrokerName.ZERODHA, ON, settled)
+    assert costs.note.stt == costs.note.total == 56  # 0.15 % of 37,537.50: no order, no brokerage
+    assert {trade: cost.total for trade, cost in costs.by_trade.items()} == {"w": 56, "z": 0, "f": 0}
+    both = day_costs(ENGINE, BrokerName.ZERODHA, ON, [*settled, won._replace(trade="t", order="t")])
+    assert both.note.total == 56 + day_costs(ENGINE, BrokerName.ZERODHA, ON, [won]).note.total
 
 
 @pytest.mark.parametrize("exchange", [Exchange.MCX, Exchange.CDS])

@@ -76,11 +76,11 @@ async def test_an_account_at_a_glance(desk: Desk) -> None:
 async def test_what_today_has_made(desk: Desk) -> None:
     """A lot of yesterday counts from yesterday's close, one of today from its own price."""
     await desk.take(fill("buy", 10, "2500", NOON - DAY), fill("sell", 5, "100", NOON - DAY, "SBIN"))
-    desk.clock.move(days=-1)
+    desk.clock.move(days=-1, hours=4)  # after the close
     desk.prices.put("RELIANCE", "2550")
     desk.prices.put("SBIN", "90")
     assert await desk.upkeep.snapshot() == {"accounts": 1}
-    desk.clock.move(days=1)
+    desk.clock.move(days=1, hours=-4)
     desk.prices.put("RELIANCE", "2600")
     desk.prices.put("SBIN", "80")
     first = (await desk.get(DASHBOARD))["totals"]

@@ -1,12 +1,14 @@
 """Snapshots, and everything anew from the trades."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
+import pytest
 from bson import Decimal128
 
 from app.brokerage.portfolio import upkeep
 from app.brokerage.portfolio.book_rows import book_rows, day_rows, trade_rows
+from app.core.market_calendar import IST
 from tests.brokerage.portfolio.kit import DAY, MINUTE, MONDAY, NOON, PNL, D, Desk, SomeRun, fill, given
 from tests.brokerage.portfolio.test_fills import a_week, outcome
 
@@ -49,16 +51,45 @@ async def test_a_snapshot_keeps_the_close(desk: Desk) -> None:
         fill("buy", 10, "2500", NOON - DAY), fill("buy", 1, "7", NOON, "UNKNOWN"), fill("sell", 1, "9", NOON, "UNKNOWN")
     )
     await desk.take(fill("sell", 3, "5", NOON, "UNKNOWN"), who="bob")
-    desk.broker.fault = None
+    assert await desk.upkeep.snapshot() == {"accounts": 0, "note": "the session is not over"}
+    desk.clock.moment = datetime(2026, 11, 20, 10, 15, tzinfo=UTC)  # 15:45 in India
     assert await desk.upkeep.snapshot() == {"accounts": 2}
+    desk.prices.put("RELIANCE", "9999")
+    assert await desk.upkeep.snapshot() == {"accounts": 0}, "it was taken"
     rows = {row["account_id"]: row for row in await desk.all_of("portfolio_snapshots")}
     ann, bob = rows[await desk.account()], rows[await desk.account("bob")]
     assert (ann["unrealised"], ann["unpriced"], ann["funds"]) == (Decimal128("1000"), 0, Decimal128("1000000"))
     assert [(one["quantity"], one["price"]) for one in ann["books"]] == [(10, Decimal128("2600"))]
     assert (bob["unrealised"], bob["unpriced"], bob["books"]) == (Decimal128("0"), 1, [])
-    desk.clock.moment = datetime(2026, 11, 21, 10, tzinfo=UTC)  # a Saturday
-    assert await desk.upkeep.snapshot() == {"accounts": 0, "note": "no session"}
+    desk.clock.moment = datetime(2026, 11, 21, 15, tzinfo=UTC)  # a Saturday
+    assert await desk.upkeep.snapshot() == {"accounts": 0}
     assert len(await desk.all_of("portfolio_snapshots")) == 2
+
+
+@pytest.mark.parametrize(
+    ("day", "closes"),
+    [
+        (date(2025, 10, 21), "14:45"),  # Muhurat trading, 13:45-14:45
+        (date(2024, 11, 1), "19:00"),  # the same, 18:00-19:00
+        (date(2024, 3, 2), "12:30"),  # a drill, in two parts
+        (date(2026, 11, 8), "20:00"),  # Muhurat trading of which only the day is known
+    ],
+)
+async def test_a_special_session_is_kept_after_its_own_close(desk: Desk, day: date, closes: str) -> None:
+    close = datetime.combine(day, time.fromisoformat(closes), IST).astimezone(UTC)
+    desk.clock.moment = close
+    desk.prices.put("RELIANCE", "2600")
+    await desk.take(fill("buy", 10, "2500", close - 20 * MINUTE))
+    for minutes in (0, 14):
+        desk.clock.moment = close + minutes * MINUTE
+        assert (await desk.upkeep.snapshot() or {})["accounts"] == 0
+    assert await desk.all_of("portfolio_snapshots") == []
+    desk.clock.moment = close + 15 * MINUTE
+    assert await desk.upkeep.snapshot() == {"accounts": 1}
+    (kept,) = await desk.all_of("portfolio_snapshots")
+    assert (kept["day"], kept["at"], kept["unrealised"]) == (day.isoformat(), desk.clock.moment, Decimal128("1000"))
+    desk.clock.moment += 30 * MINUTE
+    assert await desk.upkeep.snapshot() == {"accounts": 0}
 
 
 async def test_days_are_computed_when_somebody_asks_or_within_the_minute(desk: Desk) -> None:

@@ -1,6 +1,7 @@
 """What trading costs: the specification's figures, and an independent computation with fractions."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -21,6 +22,7 @@ from app.core.charges import (
     TradeForCharges,
     UnknownBrokerError,
     added,
+    same_day_parts,
 )
 
 ENGINE = ChargeEngine()
@@ -100,23 +102,22 @@ def _expected(trades: list[TradeForCharges]) -> dict[str, Fraction]:
     for one in trades:
         worth = Fraction(one.quantity) * Fraction(one.price)
         side, place = one.side.value, one.exchange.value
-        levied = "delivery" if one.segment == "mtf" else one.segment.value
         plans = RAW["brokers"][one.broker]
-        for name in ("stt", "stamp"):
-            sums[name] += worth * Fraction(_row(RAW[name][levied], one.on)[side]) / 100
-        for name in ("transaction", "investor_protection"):
-            sums[name] += worth * Fraction(_row(RAW[name][place][levied], one.on)["percent"]) / 100
+        # An order in two parts: what is charged as it is, and what was bought and sold on the day.
+        parts = {one.segment.value: worth * (1 - one.same_day), "intraday": worth * one.same_day}
+        if not one.same_day:
+            parts = {one.segment.value: worth}
+        for segment, part in parts.items():
+            levied = "delivery" if segment == "mtf" else segment
+            for name in ("stt", "stamp"):
+                sums[name] += part * Fraction(_row(RAW[name][levied], one.on)[side]) / 100
+            for name in ("transaction", "investor_protection"):
+                sums[name] += part * Fraction(_row(RAW[name][place][levied], one.on)["percent"]) / 100
         sums["sebi"] += worth / 1_000_000
-        plan = _row(plans["brokerage"][one.segment.value], one.on)
-        if "flat" in plan:
-            sums["brokerage"] += Fraction(plan["flat"])
-        else:
-            least = Fraction(plan.get("least", "0"))
-            if "bound_percent" in plan:
-                least = min(least, worth * Fraction(plan["bound_percent"]) / 100)
-            amount = max(least, worth * Fraction(plan["percent"]) / 100)
-            sums["brokerage"] += _half_up(min(amount, Fraction(plan.get("most", "1e40"))))
-        if levied == "delivery" and side == "sell" and one.depository:
+        rows = {segment: _row(plans["brokerage"][segment], one.on) for segment in parts}
+        whole = max(_of_plan(plan, worth) for plan in rows.values())
+        sums["brokerage"] += min(whole, sum(_of_plan(rows[name], part) for name, part in parts.items() if part))
+        if one.segment in {"delivery", "mtf"} and one.same_day < 1 and side == "sell" and one.depository:
             sums["depository"] += Fraction(_row(plans["depository"], one.on)["amount"])
     rounded = {
         name: _half_up(value, Fraction(1) if name == "stt" else Fraction(1, 100)) for name, value in sums.items()
@@ -124,6 +125,16 @@ def _expected(trades: list[TradeForCharges]) -> dict[str, Fraction]:
     serviced = ("brokerage", "transaction", "sebi", "investor_protection", "depository")
     rounded["gst"] = _half_up(sum((rounded[name] for name in serviced), Fraction(0)) * 18 / 100)
     return rounded
+
+
+def _of_plan(plan: dict[str, str], worth: Fraction) -> Fraction:
+    if "flat" in plan:
+        return Fraction(plan["flat"])
+    least = Fraction(plan.get("least", "0"))
+    if "bound_percent" in plan:
+        least = min(least, worth * Fraction(plan["bound_percent"]) / 100)
+    amount = max(least, worth * Fraction(plan["percent"]) / 100)
+    return _half_up(min(amount, Fraction(plan.get("most", "1e40"))))
 
 
 prices = st.decimals("0.0001", "1000000", allow_nan=False, allow_infinity=False)
@@ -145,7 +156,9 @@ def notes(draw: st.DrawFn) -> list[TradeForCharges]:
         st.just(broker),
         st.booleans(),
     )
-    return draw(st.lists(one, min_size=1, max_size=4))
+    some = draw(st.lists(one, min_size=1, max_size=4))
+    parts = st.just(Fraction(0)) | st.just(Fraction(1)) | st.fractions(0, 1, max_denominator=999)
+    return [replace(t, same_day=draw(parts)) if t.segment is Segment.DELIVERY else t for t in some]
 
 
 @settings(max_examples=150)
@@ -161,7 +174,7 @@ def test_it_agrees_with_fractions(trades: list[TradeForCharges]) -> None:
 @settings(max_examples=40)
 @given(notes(), prices)
 def test_a_round_trip_is_its_two_orders(trades: list[TradeForCharges], exit_price: Decimal) -> None:
-    entry = trades[0]
+    entry = replace(trades[0], same_day=Fraction(0))
     trip = ENGINE.round_trip(entry, exit_price)
     ending = TradeForCharges(
         entry.exchange,
@@ -178,6 +191,30 @@ def test_a_round_trip_is_its_two_orders(trades: list[TradeForCharges], exit_pric
     gross = direction * Fraction(entry.quantity) * (Fraction(exit_price) - Fraction(entry.price))
     assert Fraction(trip.gross) == gross
     assert Fraction(trip.net) == gross - Fraction(trip.charges.total)
+
+
+def test_what_is_bought_and_sold_on_one_day_by_hand() -> None:
+    """100 bought at 500 and 40 of them sold at 510, at Zerodha: 20,000 of the 50,000 were bought for the sale."""
+    assert same_day_parts(100, 40) == (Fraction(2, 5), 1)
+    assert same_day_parts(0, 40) == same_day_parts(40, 0) == (0, 0)
+    bought = replace(trade(quantity=100, price="500", broker="zerodha"), same_day=Fraction(2, 5))
+    sold = replace(trade(side=Side.SELL, quantity=40, price="510", broker="zerodha"), same_day=Fraction(1))
+    note = ENGINE.contract_note([bought, sold])
+    assert note.stt == 35  # 30.00 of what is kept, 5.10 of the sale
+    assert note.stamp == Decimal("5.10")  # 4.50 and 0.60
+    assert (note.transaction, note.sebi) == (Decimal("2.16"), Decimal("0.07"))
+    assert note.brokerage == Decimal("12.12")  # 0.03 % of 20,000 and of 20,400; nothing of what is kept
+    assert (note.depository, note.gst, note.total) == (0, Decimal("2.58"), Decimal("57.03"))
+    assert ENGINE.of(replace(sold, same_day=Fraction(3, 4))).depository == 13, "ten shares leave the account"
+    for segment, part in ((Segment.INTRADAY, Fraction(1)), (Segment.MTF, Fraction(1)), (Segment.DELIVERY, Fraction(2))):
+        with pytest.raises(ValueError, match="bought and sold on one day"):
+            replace(bought, segment=segment, same_day=part)
+
+
+def test_the_tax_on_what_is_exercised_is_of_its_worth() -> None:
+    assert ENGINE.exercise_stt(Decimal(100_000), date(2026, 3, 31)) == 125
+    assert ENGINE.exercise_stt(Decimal(100_000), date(2026, 4, 1)) == 150
+    assert ENGINE.exercise_stt(Decimal("333.33"), DAY) == 0, "under half a rupee"
 
 
 # Rounding

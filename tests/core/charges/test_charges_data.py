@@ -57,6 +57,8 @@ PLAN = ("brokers", "groww", "brokerage", "delivery", 0)
         (_set("stt", "delivery", 0, "buy", "-0.1"), "stt for delivery since 2024-10-01: buy is not a number from zero"),
         (_set("stt", "delivery", 0, "buy", "NaN"), "buy is not a number"),
         (_set("gst", 0, "percent", "1800"), "percent is over a hundred"),
+        (lambda data: data.pop("exercise"), "missing required field `exercise`"),
+        (_set("exercise", 0, "percent", "-1"), "exercise since 2024-10-01: percent is not a number from zero"),
         (_set("gst", []), "gst must be known from 2024-10-01 on"),
         (_set("gst", 0, "since", "2024-10-02"), "gst must be known from 2024-10-01 on"),
         (_set("stt", "options", 1, "since", "2024-10-01"), "stt for options must be in order"),

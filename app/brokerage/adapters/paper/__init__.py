@@ -11,7 +11,11 @@ What it models, and how (all of it stated here, so that nobody takes it for more
   value, sold options a fifth of strike × quantity. Losses that are open reduce what is available, gains do not add.
 - *The day*: intraday positions are closed ten minutes before the end of the session (15:20), day orders expire with it,
   contracts are settled at their last price on their last day.
-- *Charges*: those of a contract note of the day, by `core.charges`.
+- *Charges*: those of a contract note of the day, by `core.charges`; what is bought and sold for delivery on one day is
+  charged as intraday.
+- *Profit*: first in, first out, as the portfolio reckons it from the same trades: what an account has here is what its
+  dashboard says, to the paisa. Brokers tell profit by average prices, and so differ from the dashboard while a part of
+  a position is open. Shares for delivery may be bought on one exchange and sold on the other.
 
 One document holds an account's money, positions and open orders, and is replaced whole, conditionally on the revision
 that was read. So every change is atomic without transactions, whichever process makes it and whenever it is killed.

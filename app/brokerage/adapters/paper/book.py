@@ -1,6 +1,7 @@
 """An account at the paper broker: what one document holds. No I/O.
 
-Money is exact: costs are kept as sums, never as averages.
+Money is exact: costs are kept as sums, never as averages. What is closed first is what was opened first, as the
+service's own portfolio has it, so that both say the same to the paisa; average prices are for display only.
 """
 
 from collections.abc import Iterator
@@ -32,6 +33,42 @@ class Key(NamedTuple):
 
     exchange: Exchange
     symbol: str
+
+
+def same_holding(product: Product, one: Key, other: Key) -> bool:
+    """Whether what is bought as `one` can be sold as `other`: shares for delivery are the same on both exchanges."""
+    exchanges = {one.exchange, other.exchange}
+    return one == other or (
+        product is Product.CNC and one.symbol == other.symbol and exchanges == {Exchange.NSE, Exchange.BSE}
+    )
+
+
+class PaperLot(msgspec.Struct):
+    """What is left of a fill that opened or enlarged something."""
+
+    quantity: int
+    cost: Decimal
+    funded: Decimal = _NOTHING
+    """What the broker lent of the cost."""
+
+
+def take_oldest(lots: list[PaperLot], quantity: int) -> PaperLot:
+    """Take so many units out of `lots`, at most all, those that came first; gives what they were, together."""
+    taken = PaperLot(0, _NOTHING)
+    while taken.quantity < quantity:
+        lot = lots[0]
+        part = min(lot.quantity, quantity - taken.quantity)
+        cost, funded = (_part(amount, part, lot.quantity) for amount in (lot.cost, lot.funded))
+        taken.quantity, taken.cost, taken.funded = taken.quantity + part, taken.cost + cost, taken.funded + funded
+        lot.quantity, lot.cost, lot.funded = lot.quantity - part, lot.cost - cost, lot.funded - funded
+        if not lot.quantity:
+            lots.pop(0)
+    return taken
+
+
+def _part(whole: Decimal, quantity: int, of: int) -> Decimal:
+    # Exact: all units of a lot have one price, and that has no more decimals.
+    return whole if quantity == of else (whole * quantity / of).quantize(_FINE)
 
 
 class PaperOrder(msgspec.Struct, kw_only=True):
@@ -138,6 +175,13 @@ class PaperPosition(msgspec.Struct, kw_only=True):
     """Today, before charges."""
     last: Decimal | None = None
     """The newest price at the last change."""
+    lots: list[PaperLot] = []
+    """What the net quantity is made of, oldest first."""
+
+    def __post_init__(self) -> None:
+        """What an older version wrote has no lots."""
+        if self.net and not self.lots:
+            self.lots = [PaperLot(abs(self.net), self.cost)]
 
     @property
     def key(self) -> Key:
@@ -158,10 +202,12 @@ class PaperPosition(msgspec.Struct, kw_only=True):
         closing = min(abs(signed), abs(self.net)) if signed * self.net < 0 else 0
         realised = _NOTHING
         if closing:
-            out = self.cost if closing == abs(self.net) else (self.cost * closing / abs(self.net)).quantize(_FINE)
+            out = take_oldest(self.lots, closing).cost
             realised = price * closing - out if self.net > 0 else out - price * closing
             self.cost -= out
-        self.cost += price * (abs(signed) - closing)
+        if opening := abs(signed) - closing:
+            self.lots.append(PaperLot(opening, price * opening))
+            self.cost += price * opening
         self.net += signed
         self.realised += realised
         self.last = price
@@ -178,6 +224,32 @@ class PaperHolding(msgspec.Struct, kw_only=True):
     cost: Decimal = _NOTHING
     funded: Decimal = _NOTHING
     """What the broker lent of the cost."""
+    lots: list[PaperLot] = []
+    """What it is made of, oldest first."""
+
+    def __post_init__(self) -> None:
+        """What an older version wrote has no lots."""
+        if self.quantity and not self.lots:
+            self.lots = [PaperLot(self.quantity, self.cost, self.funded)]
+
+    def add(self, lot: PaperLot) -> None:
+        """Buy more."""
+        self.lots.append(lot)
+        self.quantity, self.cost, self.funded = (
+            self.quantity + lot.quantity,
+            self.cost + lot.cost,
+            self.funded + lot.funded,
+        )
+
+    def take(self, quantity: int) -> PaperLot:
+        """Sell what was bought first."""
+        taken = take_oldest(self.lots, quantity)
+        self.quantity, self.cost, self.funded = (
+            self.quantity - taken.quantity,
+            self.cost - taken.cost,
+            self.funded - taken.funded,
+        )
+        return taken
 
     @property
     def key(self) -> Key:
@@ -197,6 +269,10 @@ class ChargeLine(msgspec.Struct):
     segment: str
     side: Side
     turnover: Decimal
+    symbol: str = ""
+    """Of shares for delivery: what is bought and sold on one day is charged as intraday."""
+    quantity: int = 0
+    """Of these."""
 
 
 class PaperBook(msgspec.Struct, kw_only=True):
@@ -220,6 +296,15 @@ class PaperBook(msgspec.Struct, kw_only=True):
     settled: bool = False
     """Whether the day's end has been carried out."""
 
+    def __post_init__(self) -> None:
+        """An older version held shares of one name by exchange."""
+        for holding in list(self.holdings):
+            first = self.holding(holding.listing, holding.product)
+            if first is not holding:
+                self.holdings.remove(holding)
+                for lot in holding.lots:
+                    first.add(lot)
+
     def open_orders(self, key: Key | None = None) -> Iterator[PaperOrder]:
         """Those that can still be filled, oldest first; of one instrument."""
         return (order for order in self.orders if order.is_open and (key is None or order.key == key))
@@ -238,15 +323,16 @@ class PaperBook(msgspec.Struct, kw_only=True):
 
     def holding(self, listing: Listing, product: Product) -> PaperHolding:
         """The one to buy into or sell from; made if there is none."""
+        key = Key(listing.exchange, listing.symbol)
         for holding in self.holdings:
-            if holding.key == (listing.exchange, listing.symbol) and holding.product is product:
+            if holding.product is product and same_holding(product, holding.key, key):
                 return holding
         self.holdings.append(PaperHolding(listing=listing, product=product))
         return self.holdings[-1]
 
     def held(self, key: Key, product: Product) -> int:
         """How much is held."""
-        return sum(h.quantity for h in self.holdings if h.key == key and h.product is product)
+        return sum(h.quantity for h in self.holdings if h.product is product and same_holding(product, h.key, key))
 
     @property
     def awake(self) -> bool:

@@ -183,7 +183,7 @@ class PaperBroker:
         return known.broker_order_id
 
     async def orders(self, account: BrokerAccount, session: BrokerSession) -> list[BookedOrder]:  # noqa: ARG002
-        """Those that are open, and those that ended on the present (or last) trading day; oldest first."""
+        """Those that are open, that ended on the present (or last) trading day, or are not filed yet; oldest first."""
         # The account first: what is filed meanwhile is then in both, never in neither.
         stored = await self._load(account)
         now = self._clock.now()
@@ -192,22 +192,19 @@ class PaperBroker:
         except (PyMongoError, TimeoutError) as error:
             raise _away(error) from None
         found = {order.broker_order_id: order for order in filed}
-        for order in stored.book.orders:
-            if order.is_open or self._store.day_of(order.updated_at) == self._store.day_of(now):
-                found.setdefault(order.id, order.booked())
+        for order in stored.book.orders:  # what is of another day, and not filed yet, was not told yet either
+            found.setdefault(order.id, order.booked())
         return sorted(found.values(), key=lambda order: _number(order.broker_order_id))
 
     async def trades(self, account: BrokerAccount, session: BrokerSession) -> list[BookedTrade]:  # noqa: ARG002
-        """Of the present (or last) trading day, oldest first."""
+        """Of the present (or last) trading day, and those that are not filed yet; oldest first."""
         stored = await self._load(account)
         now = self._clock.now()
         try:
             filed = await self._store.trades(account.account_id, now)
         except (PyMongoError, TimeoutError) as error:
             raise _away(error) from None
-        today = self._store.day_of(now)
-        found = {trade.trade_id: trade for trade in filed}
-        found |= {trade.trade_id: trade for trade in stored.book.trades if self._store.day_of(trade.at) == today}
+        found = {trade.trade_id: trade for trade in [*filed, *stored.book.trades]}
         return sorted(found.values(), key=lambda trade: (trade.at, _number(trade.broker_order_id), trade.trade_id))
 
     # The account

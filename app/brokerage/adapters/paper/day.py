@@ -1,7 +1,7 @@
 """What the time alone does to an account: openings, square-off, expiry, the next day. Pure."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -13,6 +13,7 @@ from app.brokerage.adapters.paper.rules import IOC_PATIENCE
 from app.brokerage.words import Listing, OrderState, PriceType, Product, Side, Validity
 
 SQUARED_OFF: Final = "Intraday positions are closed before the end of the session."
+_MOMENT: Final = timedelta(milliseconds=1)
 SETTLED: Final = "The contract has ended: settled at its last price."
 
 
@@ -60,20 +61,22 @@ def _dues(model: Model, book: PaperBook, now: datetime) -> Iterator[datetime]:
 
 def _within_day(model: Model, book: PaperBook, now: datetime, marks: Marks) -> bool:
     day = model.hours.of(book.day)
+    # What is made up for later was of its day all the same: so are its trades, and their charges.
+    at = now if model.hours.today(now).day <= book.day else min(now, day.closes - _MOMENT)
     changed = False
     for order in list(book.open_orders()):
         if order.state is OrderState.PENDING and order.day <= book.day and day.opens <= now:
-            order.change(now, OrderState.TRIGGER_PENDING if order.waits_for_trigger else OrderState.OPEN)
+            order.change(at, OrderState.TRIGGER_PENDING if order.waits_for_trigger else OrderState.OPEN)
             changed = True
         elif order.validity is Validity.IOC and not order.arrived and now >= order.eligible_at + IOC_PATIENCE:
-            order.change(now, OrderState.CANCELLED, "Immediate or cancel: no price was known.")
+            order.change(at, OrderState.CANCELLED, "Immediate or cancel: no price was known.")
             changed = True
     if book.settled:
         return changed
     if now >= day.square_off:
-        changed |= _square_off(book, now)
+        changed |= _square_off(book, at)
     if now >= day.closes:
-        _settle(model, book, now, marks)
+        _settle(model, book, at, marks)
         changed = True
     return changed
 

@@ -60,7 +60,7 @@ def held(engine: ChargeEngine, book: PaperBook) -> Decimal:
     total = sum((_paid(order) for order in paid), _NOTHING)
     total += sum((_margin(positions.get(at), groups.get(at, ())) for at in {**groups, **positions}), _NOTHING)
     if paid:
-        pending = [line(o.listing, o.product, o.side, o.reference * o.remaining) for o in paid]
+        pending = [line(o.listing, o.product, o.side, o.reference * o.remaining, o.remaining) for o in paid]
         total += charges_of(engine, book, [*book.lines, *pending]) - book.charges
     return total
 

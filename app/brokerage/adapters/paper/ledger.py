@@ -1,21 +1,22 @@
 """What a fill does to an account: trade, cash, holdings, position, charges. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
-from app.brokerage.adapters.paper.book import ChargeLine, PaperBook, PaperOrder
+from app.brokerage.adapters.paper.book import ChargeLine, PaperBook, PaperLot, PaperOrder
 from app.brokerage.adapters.paper.rules import MTF_OWN, is_option, is_share
 from app.brokerage.words import BookedTrade, Exchange, Listing, OrderState, Product, Side
-from app.core.charges import ChargeEngine, Segment, TradeForCharges
+from app.core.charges import ChargeEngine, Segment, TradeForCharges, same_day_parts
 from app.core.charges import Exchange as ChargedExchange
 from app.core.charges import Side as ChargedSide
 
 PLAN: Final = "paper"
 """The brokerage plan. It takes nothing of single orders, so that turnovers are all that charges need."""
 _NOTHING: Final = Decimal(0)
-_FINE: Final = Decimal("0.0001")
 _SHARES: Final = {Product.CNC: Segment.DELIVERY, Product.MTF: Segment.MTF, Product.MIS: Segment.INTRADAY}
 
 
@@ -53,7 +54,7 @@ def fill(
         position.add(signed, price)
     else:
         book.cash += position.add(signed, price)
-    _charge(engine, book, order, value)
+    _charge(engine, book, order, quantity, value)
 
 
 def _deliver(book: PaperBook, order: PaperOrder, quantity: int, value: Decimal) -> Decimal:
@@ -61,31 +62,27 @@ def _deliver(book: PaperBook, order: PaperOrder, quantity: int, value: Decimal) 
     holding = book.holding(order.listing, order.product)
     if order.side is Side.BUY:
         lent = value - value * MTF_OWN if order.product is Product.MTF else _NOTHING
-        holding.quantity += quantity
-        holding.cost += value
-        holding.funded += lent
+        holding.add(PaperLot(quantity, value, lent))
         book.cash -= value - lent
         return _NOTHING
-    cost = _part(holding.cost, quantity, holding.quantity)
-    lent = _part(holding.funded, quantity, holding.quantity)
-    holding.quantity -= quantity
-    holding.cost -= cost
-    holding.funded -= lent
-    book.cash += value - lent
+    sold = holding.take(quantity)
+    book.cash += value - sold.funded
     if not holding.quantity:
         book.holdings.remove(holding)
-    return value - cost
+    return value - sold.cost
 
 
-def _part(whole: Decimal, quantity: int, of: int) -> Decimal:
-    return whole if quantity == of else (whole * quantity / of).quantize(_FINE)
-
-
-def _charge(engine: ChargeEngine, book: PaperBook, order: PaperOrder, value: Decimal) -> None:
-    new = line(order.listing, order.product, order.side, value)
+def _charge(engine: ChargeEngine, book: PaperBook, order: PaperOrder, quantity: int, value: Decimal) -> None:
+    new = line(order.listing, order.product, order.side, value, quantity)
     for known in book.lines:
-        if (known.exchange, known.segment, known.side) == (new.exchange, new.segment, new.side):
+        if (known.exchange, known.segment, known.side, known.symbol) == (
+            new.exchange,
+            new.segment,
+            new.side,
+            new.symbol,
+        ):
             known.turnover += value
+            known.quantity += new.quantity
             break
     else:
         book.lines.append(new)
@@ -94,16 +91,20 @@ def _charge(engine: ChargeEngine, book: PaperBook, order: PaperOrder, value: Dec
     book.charges = charges
 
 
-def line(listing: Listing, product: Product, side: Side, turnover: Decimal) -> ChargeLine:
+def line(listing: Listing, product: Product, side: Side, turnover: Decimal, quantity: int) -> ChargeLine:
     """How charges see a trade."""
     exchange = ChargedExchange.NSE if listing.exchange in {Exchange.NSE, Exchange.NFO} else ChargedExchange.BSE
     contract = Segment.OPTIONS if is_option(listing) else Segment.FUTURES
     segment = _SHARES[product] if is_share(listing) else contract
-    return ChargeLine(exchange.value, segment.value, side, turnover)
+    if segment is not Segment.DELIVERY:
+        return ChargeLine(exchange.value, segment.value, side, turnover)
+    return ChargeLine(exchange.value, segment.value, side, turnover, listing.symbol, quantity)
 
 
 def charges_of(engine: ChargeEngine, book: PaperBook, lines: Iterable[ChargeLine]) -> Decimal:
     """Of a day with these turnovers, as its contract note would say."""
+    lines = [one for one in lines if one.turnover]
+    parts = _same_day(lines)
     trades = [
         TradeForCharges(
             ChargedExchange(one.exchange),
@@ -113,8 +114,21 @@ def charges_of(engine: ChargeEngine, book: PaperBook, lines: Iterable[ChargeLine
             one.turnover,
             book.day,
             PLAN,
+            same_day=parts.get((one.symbol, one.side), Fraction(0)),
         )
         for one in lines
-        if one.turnover
     ]
     return engine.contract_note(trades).total if trades else _NOTHING
+
+
+def _same_day(lines: Iterable[ChargeLine]) -> dict[tuple[str, Side], Fraction]:
+    """Which part of a share's trades for delivery was bought and sold on this day."""
+    sums: defaultdict[tuple[str, Side], int] = defaultdict(int)
+    for one in lines:
+        if one.symbol:  # lines that an older version wrote have none
+            sums[one.symbol, one.side] += one.quantity
+    parts: dict[tuple[str, Side], Fraction] = {}
+    for symbol in {symbol for symbol, _ in sums}:
+        both = same_day_parts(sums[symbol, Side.BUY], sums[symbol, Side.SELL])
+        parts[symbol, Side.BUY], parts[symbol, Side.SELL] = both
+    return parts

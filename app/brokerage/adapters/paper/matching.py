@@ -148,7 +148,7 @@ def _can_pay(
     if not quantity:
         return True
     value = price * quantity
-    new = line(order.listing, order.product, order.side, value)
+    new = line(order.listing, order.product, order.side, value, quantity)
     need = (value * MTF_OWN if order.product is Product.MTF else value) + (
         charges_of(engine, book, [*book.lines, new]) - book.charges
     )

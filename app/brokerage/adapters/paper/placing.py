@@ -4,7 +4,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Final, NoReturn
 
-from app.brokerage.adapters.paper.book import Key, PaperBook, PaperOrder
+from app.brokerage.adapters.paper.book import Key, PaperBook, PaperOrder, same_holding
 from app.brokerage.adapters.paper.funds import Marks, available, held
 from app.brokerage.adapters.paper.matching import Model, reference
 from app.brokerage.adapters.paper.rules import MOST_ORDERS, PRODUCTS
@@ -172,7 +172,11 @@ def _reference(
     if kind.has_trigger:
         market = wanted.trigger_price
     if market is None and not kind.has_limit:
-        _refuse("No price of it is known, so the funds for it cannot be: give a limit price.", "NO_PRICE")
+        _refuse(
+            "No price of it is known, so the funds for it cannot be: give a limit price, or ask an operator to let the "
+            "live feed follow it (PUT /api/v1/market-data/watchlist/{exchange}/{token}).",
+            "NO_PRICE",
+        )
     return reference(model.rules, kind, side, wanted.price, market or Decimal(0))
 
 
@@ -180,7 +184,9 @@ def _check_holdings(book: PaperBook, order: PaperOrder) -> None:
     if order.product not in {Product.CNC, Product.MTF} or order.side is Side.BUY:
         return
     selling = sum(
-        o.remaining for o in book.open_orders(order.key) if o.product is order.product and o.side is Side.SELL
+        o.remaining
+        for o in book.open_orders()
+        if o.product is order.product and o.side is Side.SELL and same_holding(o.product, o.key, order.key)
     )
     owned = book.held(order.key, order.product)
     if selling > owned:
