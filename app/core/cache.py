@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache, TLRUCache
 
+from app.core.clock import Clock, SystemClock
 from app.core.redis_link import REDIS_FAILURES, RedisLink
 
 MAX_ENTRIES, MAX_BYTES = 256, 64 << 20
@@ -20,13 +21,14 @@ class Cache:
     memory takes over; when it is back, what it still holds is as fresh as the versions say.
     """
 
-    def __init__(self, redis: RedisLink | None = None, prefix: str = "arrow") -> None:
+    def __init__(self, redis: RedisLink | None = None, prefix: str = "arrow", clock: Clock | None = None) -> None:
         """`prefix` begins every key: it tells services (and their databases) apart that share a Redis."""
         self._redis = redis
         self._prefix = prefix
         self._memory: TLRUCache[str, tuple[bytes, float]] = TLRUCache(
             MAX_BYTES,
             ttu=lambda _, entry, now: now + entry[1],
+            timer=(clock or SystemClock()).monotonic,
             # A least size for each bounds their number too.
             getsizeof=lambda entry: max(len(entry[0]), MAX_BYTES // MAX_ENTRIES),
         )

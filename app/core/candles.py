@@ -45,8 +45,11 @@ TIMEFRAMES: Final = tuple(timeframe.value for timeframe in Timeframe)
 
 
 class CandleSeries(NamedTuple):
-    """Candles of one symbol, oldest first: columns of equal length. Prices and volume are adjusted for splits, prices
-    for dividends too, so that one unit of money bought at any bar's price has earned what the series says."""
+    """Candles of one symbol, of one provider, oldest first: columns of equal length.
+
+    Where `adjusted`, prices and volume are so for splits, prices for dividends too: one unit of money bought at any
+    bar's price has earned what the series says.
+    """
 
     symbol: str
     """As the provider calls it: `RELIANCE.NS`, `^NSEI`."""
@@ -66,6 +69,8 @@ class CandleSeries(NamedTuple):
     stale: bool
     """Whether newer ones should exist and could not be fetched."""
     currency: str | None
+    adjusted: bool = True
+    """False: the provider does not say what its prices are adjusted for; a split may look like a fall."""
 
 
 class CandleHistory(Protocol):

@@ -1,7 +1,6 @@
 """Whether Redis can be used now. Rate limits and cache ask here and fall back to memory while it is away."""
 
 import asyncio
-from typing import Any, ClassVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -20,18 +19,19 @@ CONNECTIONS = 32
 class RedisLink:
     """A Redis address with its state: used optimistically, left alone after a failure until a ping succeeds."""
 
-    options: ClassVar[dict[str, Any]] = {
-        # Seconds that a command may take before the fallback answers instead.
-        "socket_timeout": 0.5,
-        "socket_connect_timeout": 0.5,
-        # Once more on a new connection: a pooled one may be from before a restart of Redis.
-        "retry": Retry(NoBackoff(), 1),
-    }
-
-    def __init__(self, url: str, *, probe_seconds: float = 1.0) -> None:
+    def __init__(self, url: str, *, probe_seconds: float = 1.0, answer_seconds: float = 0.5) -> None:
+        """`answer_seconds`: how long a command may take before the fallback answers instead."""
         self.url = url
         # A rush waits for a connection instead of failing, which would be taken for an outage.
-        pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=0.5, **self.options)
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=answer_seconds,
+            socket_timeout=answer_seconds,
+            socket_connect_timeout=answer_seconds,
+            # Once more on a new connection: a pooled one may be from before a restart of Redis.
+            retry=Retry(NoBackoff(), 1),
+        )
         self.client: Redis = Redis.from_pool(pool)
         self._probe_seconds = probe_seconds
         self.usable = False

@@ -32,8 +32,12 @@ class _Task:
 class Supervisor:
     """Runs tasks until `stop`; a task that raises is started again with exponential backoff and jitter."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """`sleep` waits so many seconds between a failure and the next start."""
         self._clock = clock or SystemClock()
+        self._sleep = sleep
         self._tasks: dict[str, _Task] = {}
         self._started = False
 
@@ -79,7 +83,7 @@ class Supervisor:
             if self._clock.monotonic() - began > HEALTHY_AFTER:
                 backoff = FIRST_BACKOFF
             task.state, task.since = "backing off", self._clock.now()
-            await asyncio.sleep(backoff * random.uniform(0.75, 1.25))  # noqa: S311 (jitter, not a secret)
+            await self._sleep(backoff * random.uniform(0.75, 1.25))  # noqa: S311 (jitter, not a secret)
             backoff = min(backoff * 2, LAST_BACKOFF)
 
     def _note_failure(self, task: _Task, error: BaseException) -> None:

@@ -26,6 +26,7 @@ class JobRunDocument(Document):
     requested_by: PydanticObjectId | None = None
     due: datetime | None = None
     retry_of: PydanticObjectId | None = None
+    retried_as: PydanticObjectId | None = None
     slot: str | None = None
     identity: str | None = None
     exclusive: str | None = None

@@ -32,6 +32,7 @@ class JobRun(ResponseModel):
                 "requested_by": None,
                 "due": "2026-11-20T05:30:00Z",
                 "retry_of": None,
+                "retried_as": None,
                 "created_at": "2026-11-20T05:30:00.004Z",
                 "started_at": "2026-11-20T05:30:00.021Z",
                 "finished_at": "2026-11-20T05:30:01.372Z",
@@ -47,15 +48,18 @@ class JobRun(ResponseModel):
     id: str
     job: str
     state: RunState = Field(
-        description="`lost`: the process that ran it died or was stopped; it is run again once, as the run whose "
-        "`retry_of` names it. `skipped`: a run that was under way serves for it, `result.served_by`."
+        description="`lost`: the process that ran it died or was stopped; it is run again once, as `retried_as`. "
+        "`skipped`: a run that was under way serves for it, `result.served_by`."
     )
     arguments: dict[str, Any]
     requested_by: str | None = Field(
         description="The account that asked for it: shown to that account and to signed-in administrators."
     )
     due: datetime | None = Field(description="The slot that it is for; null when somebody asked for it.")
-    retry_of: str | None
+    retry_of: str | None = Field(description="The lost run that this one stands in for.")
+    retried_as: str | None = Field(
+        description="The run that stands in for this lost one, or was under way already and serves for it."
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -118,9 +118,13 @@ class MongoRunStore:
         """See `RunStore`."""
         return [view_of(row) for row in await self._runs.find({"again": True}).to_list()]
 
-    async def repeated(self, run_id: str) -> None:
+    async def repeated(self, run_id: str, *, successor: str | None, slot: str) -> None:
         """See `RunStore`."""
-        await self._runs.update_one({"_id": ObjectId(run_id)}, {"$unset": {"again": ""}})
+        # Somebody may have begun it before, and not come as far as this.
+        begun = await self._runs.find_one({"slot": slot}, {"_id": 1})
+        by = begun["_id"] if begun else ObjectId(successor) if successor else None
+        change: Row = {"$unset": {"again": ""}} | ({"$set": {"retried_as": by}} if by else {})
+        await self._runs.update_one({"_id": ObjectId(run_id)}, change)
 
     async def trim(self, job: str) -> None:
         """See `RunStore`; counted a day at a time, so that no single query is long."""
@@ -149,6 +153,7 @@ def row_of(view: RunView) -> Row:
         "requested_by": ObjectId(view.requested_by) if view.requested_by else None,
         "due": view.due,
         "retry_of": ObjectId(view.retry_of) if view.retry_of else None,
+        "retried_as": ObjectId(view.retried_as) if view.retried_as else None,
         "started_at": view.started_at,
         "finished_at": view.finished_at,
         "duration_ms": view.duration_ms,
@@ -173,6 +178,7 @@ def view_of(row: Row) -> RunView:
         requested_by=_text(row.get("requested_by")),
         due=row.get("due"),
         retry_of=_text(row.get("retry_of")),
+        retried_as=_text(row.get("retried_as")),
         created_at=row["created_at"],
         started_at=row.get("started_at"),
         finished_at=row.get("finished_at"),

@@ -1,22 +1,35 @@
 """Quotes and candles of listed symbols, put together."""
 
+from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
 from datetime import time
 from typing import Any, NamedTuple
+
+from beanie import Document
 
 from app.core.deps import Registry
 from app.core.scheduler import Job, Scheduler, without_run
 from app.core.settings import Settings
 from app.lifespan.ground import Ground
 from app.lifespan.market import Market
+from app.market_data.ports import Instrument
+from app.market_data.watchlist import Watchlist
+from app.predictions.models import PredictionDocument
 from app.quotes.adapters.angel_one import AngelOneHistory
 from app.quotes.adapters.yahoo import Yahoo, YahooProcess
 from app.quotes.history import QuoteCandles
+from app.quotes.naming import INDICES
 from app.quotes.newest import Quotes
 from app.quotes.ports import HistorySource, SourceName
 from app.quotes.reading import QuoteReading
 from app.quotes.sources import Sources
 from app.quotes.store import CandleStore
+from app.quotes.unused import UnusedSeries
+from app.signals.generated_models import TradingSignalDocument
+from app.signals.user_models import SignalDocument
+
+_NAMED_BY: tuple[type[Document], ...] = (PredictionDocument, TradingSignalDocument, SignalDocument)
+"""What refers to symbols and has to find their candles as long as it is there; each has an index on `symbol`."""
 
 
 class QuoteParts(NamedTuple):
@@ -30,6 +43,36 @@ class QuoteParts(NamedTuple):
     async def health(self) -> dict[str, Any]:
         """What `/health` asks."""
         return self.sources.health()
+
+
+class SymbolsInUse:
+    """Fills the port `UsedSymbols`: what the feed follows, and what predictions and signals are of."""
+
+    def __init__(self, watchlist: Watchlist) -> None:
+        self._watchlist = watchlist
+
+    async def used(self, symbols: Collection[str]) -> Collection[str]:
+        """See the port."""
+        found = _followed(self._watchlist.followed()) & set(symbols)
+        for symbol in set(symbols) - found:
+            # Users' signals say `RELIANCE` of NSE, as people do.
+            written = {"$in": [symbol, symbol.partition(".")[0]]}
+            for document in _NAMED_BY:
+                if await document.get_pymongo_collection().find_one({"symbol": written}, {"_id": 1}):
+                    found.add(symbol)
+                    break
+        return found
+
+
+def _followed(instruments: Iterable[Instrument]) -> set[str]:
+    """What the feed follows, as the providers of candles call it."""
+    names = set()
+    for one in instruments:
+        if one.kind == "INDEX":
+            names.add(INDICES.get(one.symbol.replace(" ", ""), ""))
+        elif one.kind in {"", "EQ"} and one.exchange in {"NSE", "BSE"}:
+            names.add(one.symbol.removesuffix("-EQ") + (".BO" if one.exchange == "BSE" else ".NS"))
+    return names
 
 
 def quotes(
@@ -56,6 +99,13 @@ def quotes(
         clock=clock,
         calendar=calendar,
         cache_seconds=settings.market_cache_seconds,
+        unused=UnusedSeries(
+            store=store,
+            used=SymbolsInUse(registry.get(Watchlist)),
+            clock=clock,
+            days=settings.market_series_unused_days,
+            most=settings.market_series_max,
+        ),
     )
     stack.push_async_callback(candles.close)
     newest = Quotes(

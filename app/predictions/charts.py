@@ -109,6 +109,11 @@ def _spoken(horizon: str) -> str:
 
 
 def _subtitle(series: CandleSeries, newest: Row | None) -> str:
+    told = "" if series.adjusted else "  ·  not adjusted for splits"
+    return f"{_said(series, newest)}{told}"
+
+
+def _said(series: CandleSeries, newest: Row | None) -> str:
     timeframe = Timeframe(series.timeframe)
     if newest is None:
         return f"{_moment(series.start[-1], timeframe)}  ·  close {_price(series.close[-1])}"

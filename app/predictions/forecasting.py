@@ -43,6 +43,12 @@ class _Given(NamedTuple):
     series: CandleSeries
     request: TrainRequest
 
+    def model_key(self, model: Family) -> str:
+        """Names the model: what was learnt from adjusted candles says nothing of others, and neither takes the other's
+        place."""
+        key = self.asked._replace(model=model).series_key
+        return key if self.series.adjusted else f"{key}|unadjusted"
+
 
 class Forecaster:
     """Fills the database with predictions; nobody else writes them."""
@@ -108,7 +114,7 @@ class Forecaster:
             raise UnavailableError("The models could not be used. Try again in a minute.", retry_after=60) from None
 
     async def _reused(self, given: _Given) -> Row | None:
-        key = given.asked.series_key
+        key = given.model_key(given.asked.model)
         kept = await self._models.of(key, given.series)
         if kept is None:
             return None
@@ -132,8 +138,7 @@ class Forecaster:
         return row
 
     async def _keep(self, given: _Given, result: TrainResult) -> Row:
-        asked = given.asked._replace(model=result.model)
-        await self._models.keep(asked.series_key, result)
+        await self._models.keep(given.model_key(result.model), result)
         through = from_micros(result.trained_through * 1_000_000)
         about = {"trained_through": through, "trained_at": self._clock.now(), "reused": False}
         return await self._add(given, result.model, result.forecast, result.evaluation, about)

@@ -27,6 +27,12 @@ SETTLES: Final = timedelta(minutes=30)
 some minutes later. Until then providers have the last trade, and an outcome is written once."""
 
 
+def adjusted_of(row: Row) -> bool:
+    """Whether a prediction is made of adjusted candles; rows of before this was noted have their source."""
+    candles = row["candles"]
+    return bool(candles.get("adjusted", candles["source"] == "yahoo"))
+
+
 class PredictionRows:
     """The collection of predictions."""
 
@@ -71,6 +77,7 @@ class PredictionRows:
             "source": series.source,
             "fetched_at": series.fetched_at,
             "stale": series.stale,
+            "adjusted": series.adjusted,
             "count": len(series.close),
             "currency": series.currency,
         }

@@ -112,6 +112,9 @@ class CandlesOut(ResponseModel):
     fetched_at: datetime
     age_seconds: float = Field(examples=[12.4], description="When the prediction was made.")
     stale: bool = Field(description="Whether newer candles should have existed then, and no provider answered.")
+    adjusted: bool = Field(
+        examples=[True], description="False: their provider does not say what its prices are adjusted for."
+    )
     count: int = Field(examples=[1260])
 
 

@@ -14,7 +14,7 @@ from app.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from app.core.scheduler import Job, JobResult, Run
 from app.predictions.hours import TradingHours
 from app.predictions.models import PredictionDocument
-from app.predictions.rows import Row
+from app.predictions.rows import Row, adjusted_of
 from app.predictions.service_ports import SCORE, Symbols
 
 log = structlog.get_logger(__name__)
@@ -83,6 +83,9 @@ class Scoring:
         return [self._verdict(row, series) for row in group]
 
     def _verdict(self, row: Row, series: CandleSeries) -> _Verdict:
+        if adjusted_of(row) and not series.adjusted:
+            # A split since would look like a fall: the provider that says what it adjusts for answers again.
+            return self._later(row, "Only candles that are not adjusted for splits could be had.")
         places = {start: place for place, start in enumerate(series.start)}
         place = places.get(row["last_bar"])
         if place is None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from app.predictions.rows import Row
+from app.predictions.rows import Row, adjusted_of
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -46,6 +46,7 @@ def candles_wire(candles: dict[str, Any], row: Row) -> dict[str, Any]:
         "fetched_at": candles["fetched_at"],
         "age_seconds": round(max(age, 0.0), 3),
         "stale": candles["stale"],
+        "adjusted": adjusted_of(row),
         "count": candles["count"],
     }
 

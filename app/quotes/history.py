@@ -24,6 +24,7 @@ from app.quotes.ports import Bar, Fetched, Symbol
 from app.quotes.sources import Sources
 from app.quotes.spans import check_days, days_for, span_of, usual_days
 from app.quotes.store import CandleStore, Saved, series_of
+from app.quotes.unused import UnusedSeries
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +60,10 @@ class QuoteCandles:
         clock: Clock,
         calendar: MarketCalendar,
         cache_seconds: int = 300,
+        unused: UnusedSeries | None = None,
     ) -> None:
+        """`unused`: keeps what is stored in bounds; without it everything stays."""
+        self._unused = unused
         self._sources, self._store, self._cache = sources, store, cache
         self._clock, self._calendar, self._cache_seconds = clock, calendar, cache_seconds
         self._indian = IndianHours(calendar)
@@ -94,6 +98,7 @@ class QuoteCandles:
             fetched_at=fetched.fetched_at,
             stale=fetched.stale,
             currency=fetched.currency,
+            adjusted=fetched.adjusted,
         )
 
     async def history(self, text: str, timeframe: Timeframe, days: int | None) -> Fetched:
@@ -220,7 +225,9 @@ class QuoteCandles:
             key = f"stale:{series}:{start:%Y%m%d}"
 
             async def read(series: str = series) -> bytes:
-                found = await self._store.read(series, start, self._clock.now())
+                found = await self._store.read(series, start, now := self._clock.now())
+                if found:
+                    await self._store.asked(series, now)
                 return _encode(found) if found else b""
 
             try:
@@ -243,7 +250,9 @@ class QuoteCandles:
 
     async def _keep_quietly(self, symbol: Symbol, fetched: Fetched) -> None:
         try:
-            await self._keep(symbol, fetched)
+            _, saved = await self._keep(symbol, fetched)
+            if saved.begun and self._unused is not None:
+                await self._unused.make_room()
         except (PyMongoError, UnavailableError) as error:
             log.warning("candles were not stored", symbol=symbol.name, error=type(error).__name__)
 
@@ -260,11 +269,16 @@ class QuoteCandles:
             whole = await self._sources.candles(symbol, fetched.timeframe, start, only=fetched.source)
             return whole, await self._store.save(whole, mended=True)
 
-    async def expire(self) -> None:
-        """Delete candles of minutes and hours that are older than is useful; days stay. For a job."""
-        now = self._clock.now()
+    async def expire(self) -> dict[str, int]:
+        """Delete candles of minutes and hours that are older than is useful, and all of symbols that nobody uses.
+
+        For a job; says how much that was.
+        """
+        now, old = self._clock.now(), 0
         for timeframe, days in KEPT_DAYS.items():
-            await self._store.expire(timeframe, now - timedelta(days=days))
+            old += await self._store.expire(timeframe, now - timedelta(days=days))
+        dropped = await self._unused.expire() if self._unused is not None else None
+        return {"old_candles": old, **(dropped._asdict() if dropped else {})}
 
     async def drain(self) -> None:
         """Wait until what was fetched is stored."""

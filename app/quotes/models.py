@@ -45,6 +45,8 @@ class QuoteSeriesDocument(Document):
     last: datetime
     """When the first and the last candle begin."""
     fetched_at: datetime
+    asked_at: datetime | None = None
+    """When somebody last wanted it; None in rows of before this was noted: then not before `fetched_at`."""
     mending: bool = False
     """A split or a dividend has changed older candles, and they are not all rewritten yet."""
 

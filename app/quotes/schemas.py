@@ -155,7 +155,9 @@ class HistoryOut(ResponseModel):
     timeframe: Timeframe
     currency: str | None = Field(examples=["INR"])
     source: SourceName
-    adjusted: bool = Field(description="False: the provider does not say what its prices are adjusted for.")
+    adjusted: bool = Field(
+        examples=[True], description="False: the provider does not say what its prices are adjusted for."
+    )
     fetched_at: datetime
     age_seconds: float = Field(examples=[3.2], description="Since they were fetched.")
     stale: bool = Field(description="Whether newer ones should exist, and no provider answered.")

@@ -5,6 +5,7 @@ before it. So what is stored has to be of one piece: `check` says when a new ans
 the whole series is fetched again and replaced. Writing the same candles again changes nothing.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -41,6 +42,18 @@ class Saved(NamedTuple):
     unchanged: int = 0
     removed: int = 0
     """Older ones that no provider can bring up to date any more."""
+    begun: bool = False
+    """Nothing of this series was stored before."""
+
+
+class Use(NamedTuple):
+    """When something stored was last wanted."""
+
+    id: str
+    """Of a series, or of a newest quote."""
+    symbol: str
+    asked_at: datetime
+    fetched_at: datetime
 
 
 def series_of(symbol: str, timeframe: Timeframe, source: SourceName) -> str:
@@ -71,7 +84,8 @@ class CandleStore:
         start = fetched.bars[0].start
         if state is None or state.first >= start:
             return None
-        if state.mending or not await self._fits(series, fetched.bars):
+        alike = state.adjusted is fetched.adjusted
+        if state.mending or not alike or not await self._fits(series, fetched.bars):
             await self._states.update_one({"_id": series}, {"$set": {"mending": True}})
             return state.first
         return None
@@ -108,9 +122,9 @@ class CandleStore:
                 [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in part], ordered=False
             )
         removed = await self._remove_before(series, bars[0].start) if mended else 0
-        await self._note(series, fetched, mended=mended)
+        begun = await self._note(series, fetched, mended=mended)
         updated = len(changed) + len(new) - len(added)
-        return Saved(len(added), updated, len(bars) - len(added) - updated, removed)
+        return Saved(len(added), updated, len(bars) - len(added) - updated, removed, begun)
 
     async def _insert(self, documents: Sequence[Row]) -> set[str]:
         """The ids of those that nobody else has inserted meanwhile."""
@@ -127,7 +141,8 @@ class CandleStore:
             added |= {row["_id"] for place, row in enumerate(part) if place not in refused}
         return added
 
-    async def _note(self, series: str, fetched: Fetched, *, mended: bool) -> None:
+    async def _note(self, series: str, fetched: Fetched, *, mended: bool) -> bool:
+        """Whether it is the first of this series."""
         first, last = fetched.bars[0].start, fetched.bars[-1].start
         told: Row = {
             "schema_version": 1,
@@ -138,17 +153,18 @@ class CandleStore:
             "adjusted": fetched.adjusted,
             "fetched_at": fetched.fetched_at,
         }
+        newest = {"last": last, "asked_at": fetched.fetched_at}
         if mended:
             told |= {"mending": False, "first": first}
-            change: Row = {"$set": told, "$max": {"last": last}}
+            change: Row = {"$set": told, "$max": newest}
         else:
             change = {
                 "$set": told,
                 "$min": {"first": first},
-                "$max": {"last": last},
+                "$max": newest,
                 "$setOnInsert": {"mending": False},
             }
-        await self._states.update_one({"_id": series}, change, upsert=True)
+        return (await self._states.update_one({"_id": series}, change, upsert=True)).upserted_id is not None
 
     async def _remove_before(self, series: str, start: datetime) -> int:
         match = {"series": series, "start": {"$gte": _EPOCH, "$lt": start}}
@@ -175,8 +191,7 @@ class CandleStore:
 
     async def _between(self, series: str, start: datetime, end: datetime) -> list[Row]:
         """Rows in no order."""
-        timeframe = Timeframe(series.rsplit("|", 2)[1])
-        width = timedelta(days=max(_AT_ONCE // _BARS_A_DAY.get(timeframe, 1), 1))
+        width = _width(series)
         found: list[Row] = []
         while start <= end:
             top = min(start + width, end)
@@ -193,6 +208,55 @@ class CandleStore:
                 count += await self._remove_before(state["_id"], before)
                 await self._states.update_one({"_id": state["_id"]}, {"$max": {"first": before}})
         return count
+
+    # What nobody wants any more
+
+    async def asked(self, series: str, at: datetime) -> None:
+        """Somebody wanted the series, and no provider answered. What is fetched notes this by itself."""
+        await self._states.update_one({"_id": series}, {"$max": {"asked_at": at}})
+
+    async def size(self) -> int:
+        """How many series are stored, about."""
+        return await self._states.estimated_document_count()
+
+    async def uses(self) -> list[Use]:
+        """When each stored series was last wanted, the longest ago first."""
+        found = []
+        async for row in self._states.find({}, {"symbol": 1, "asked_at": 1, "fetched_at": 1}):
+            fetched_at = row["fetched_at"]
+            found.append(Use(row["_id"], row["symbol"], max(row.get("asked_at") or fetched_at, fetched_at), fetched_at))
+        return sorted(found, key=lambda use: use.asked_at)
+
+    async def drop(self, use: Use) -> int | None:
+        """Delete a series, a little at a time; how many candles. None if somebody has fetched it since `use`.
+
+        Until it is all gone it is marked: who fetches it in the middle of this fetches all of it.
+        """
+        unchanged = {"_id": use.id, "fetched_at": use.fetched_at}
+        if not (await self._states.update_one(unchanged, {"$set": {"mending": True}})).matched_count:
+            return None
+        state, count = await self.state(use.id), 0
+        if state is None:  # another process was quicker
+            return 0
+        width = _width(use.id)
+        low, end = state.first, state.last
+        while low <= end:
+            high = low + width
+            match = {"series": use.id, "start": {"$gte": low, "$lt": high}}
+            count, low = count + (await self._rows.delete_many(match)).deleted_count, high
+            await asyncio.sleep(0)
+        if not (await self._states.delete_one(unchanged)).deleted_count:
+            await self._states.update_one({"_id": use.id}, {"$set": {"mending": True}})
+        return count
+
+    async def quote_uses(self) -> list[Use]:
+        """When each newest quote that is kept was fetched, the longest ago first."""
+        rows = await self._quotes.find({}, {"at": 1}).to_list()
+        return sorted((Use(row["_id"], row["_id"], row["at"], row["at"]) for row in rows), key=lambda use: use.asked_at)
+
+    async def drop_quote(self, use: Use) -> bool:
+        """Delete a newest quote, if it is still the one of `use`."""
+        return bool((await self._quotes.delete_one({"_id": use.id, "at": use.fetched_at})).deleted_count)
 
     async def knows(self, symbol: str) -> bool:
         """Whether any provider ever had anything of a symbol."""
@@ -255,6 +319,12 @@ def _prices(prices: Prices) -> dict[str, float]:
 def _bar(row: Row) -> Bar:
     raw, adjusted = (Prices(*(row[kind][name] for name in _FIELDS)) for kind in ("raw", "adjusted"))
     return Bar(row["start"], row["end"], raw, adjusted, row["closed"], row["dividend"], row["split"])
+
+
+def _width(series: str) -> timedelta:
+    """The stretch of a series that one query is for."""
+    timeframe = Timeframe(series.rsplit("|", 2)[1])
+    return timedelta(days=max(_AT_ONCE // _BARS_A_DAY.get(timeframe, 1), 1))
 
 
 def _parts(documents: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -71,4 +71,6 @@ def key_of(series: CandleSeries) -> str:
     last = (series.open[-1], series.high[-1], series.low[-1], series.close[-1])
     digest = hashlib.blake2b(repr([float(f"{price:.6g}") for price in last]).encode(), digest_size=4).hexdigest()
     micros = to_micros(series.start[-1])
-    return f"{series.symbol}|{series.timeframe}|{micros // 1000}|{digest}|{RULES_VERSION}"
+    # The newest closes are the same with and without adjustments; what was before a split is not.
+    kind = "" if series.adjusted else "|unadjusted"
+    return f"{series.symbol}|{series.timeframe}|{micros // 1000}|{digest}|{RULES_VERSION}{kind}"

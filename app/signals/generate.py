@@ -99,6 +99,7 @@ class SignalGenerator:
             "currency": series.currency,
             "source": series.source,
             "stale": series.stale,
+            "adjusted": series.adjusted,
         }
         return {
             "_id": PydanticObjectId(),

@@ -135,6 +135,9 @@ class TradingSignal(ResponseModel):
     currency: str | None = Field(examples=["INR"])
     source: str = Field(examples=["yahoo"])
     stale: bool = Field(description="Whether newer candles should have existed then.")
+    adjusted: bool = Field(
+        examples=[True], description="False: the provider does not say what its prices are adjusted for."
+    )
     created_at: datetime
 
 
@@ -165,6 +168,9 @@ class IndicatorsOut(ResponseModel):
     source: str = Field(examples=["yahoo"])
     fetched_at: datetime
     stale: bool = Field(description="Whether newer candles should exist, and no provider answered.")
+    adjusted: bool = Field(
+        examples=[True], description="False: the provider does not say what its prices are adjusted for."
+    )
     latest: dict[str, float | None] = Field(
         examples=[_VALUES], description="At the close of the newest closed candle, whatever page this is."
     )

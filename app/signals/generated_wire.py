@@ -21,6 +21,8 @@ def signal_wire(row: Row) -> Row:
         "strength": row["strength"],
         **{name: row.get(name) for name in _LEVELS},
         "reasoning": row["reasoning"],
+        # Signals of before this was noted have their source.
+        "adjusted": row["analysis"]["source"] == "yahoo",
         **row["analysis"],
         "candle_start": row["candle_start"],
         "created_at": row["created_at"],

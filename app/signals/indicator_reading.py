@@ -71,7 +71,7 @@ class IndicatorReading:
             raise NotFoundError(f"There is no closed candle of {series.symbol} yet.")
         first = max(end - limit, 0)
         key = f"{series.symbol}|{timeframe}|{series.start[-1].timestamp():.0f}|{series.close[-1]!r}" if end else "none"
-        name = f"{key}|{len(series.start)}|{first}|{end}|{series.fetched_at.timestamp()}|{series.stale}"
+        name = f"{key}|{len(series.start)}|{first}|{end}|{series.fetched_at.timestamp()}|{series.stale}|{series.source}"
 
         async def make() -> bytes:
             return await asyncio.to_thread(_page, series, timeframe, first, end)
@@ -96,6 +96,7 @@ def _page(series: CandleSeries, timeframe: Timeframe, first: int, end: int) -> b
             "source": series.source,
             "fetched_at": series.fetched_at,
             "stale": series.stale,
+            "adjusted": series.adjusted,
             "latest": {name: _number(column[last]) for name, column in columns.items()} if last >= 0 else {},
             "indicators": _INFO,
             "values": rows,

@@ -50,7 +50,7 @@ def signal_chart(series: CandleSeries, analysis: Analysis, *, theme: Theme = The
     name = plain(series.symbol, 40)
     score = "" if analysis.score is None else f"  ·  score {analysis.score:+.0f}".replace("-", "−")
     heading = f'{name} · {_WORDS[timeframe]}  <span style="color:{tone}">{analysis.call}</span>'
-    subtitle = f"{_moment(series.start[-1], timeframe)}  ·  close {shown(analysis.close)}{score}"
+    subtitle = f"{_moment(series.start[-1], timeframe)}  ·  close {shown(analysis.close)}{score}{_unadjusted(series)}"
     layout = base_layout(theme, heading, subtitle, legend=LegendPlace.ABOVE, notes=_notes(series, analysis))
     axis = _axis(theme, places, timeframe)
     low, high = _range(series, first, analysis)
@@ -285,6 +285,10 @@ def _money(series: CandleSeries) -> str:
     return f"Price, {series.currency}" if series.currency else "Price"
 
 
+def _unadjusted(series: CandleSeries) -> str:
+    return "" if series.adjusted else "  ·  not adjusted for splits"
+
+
 def _notes(series: CandleSeries, analysis: Analysis) -> list[str]:
     notes = [plain(analysis.headline, 200)]
     if series.stale:
@@ -309,7 +313,7 @@ def equity_chart(series: CandleSeries, analysis: Analysis, *, theme: Theme = The
     hits = "" if test.hit_rate is None else f", {100 * test.hit_rate:.0f} % with a gain"
     chance = test.random_entry_percentile
     drawn = "" if chance is None else f"  ·  better than {chance:.0f} % of random entries"
-    subtitle = f"{_count(test.trades)}{hits}{drawn}  ·  after charges"
+    subtitle = f"{_count(test.trades)}{hits}{drawn}  ·  after charges{_unadjusted(series)}"
     layout = base_layout(theme, heading, subtitle, legend=LegendPlace.ABOVE, notes=[plain(test.note, 160)])
     layout |= {
         "xaxis": {**_axis(theme, places, timeframe, room=False), "anchor": "y2"},

@@ -30,7 +30,7 @@ async def make_token(person: Person, *scopes: str, **more: Any) -> dict[str, Any
 @asynccontextmanager
 async def bot(service: ServiceProcess, token: str) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=service.url, timeout=15, headers=headers, verify=NO_TLS) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=30, headers=headers, verify=NO_TLS) as client:
         yield client
 
 

@@ -123,7 +123,7 @@ async def test_nor_does_one_that_meets_the_end_of_its_sessions_half_way(story: S
 
     story.kit.take_overs._keys = Slow()
     coming = asyncio.create_task(story.owner_comes())
-    await asyncio.wait_for(reached.wait(), 5)
+    await asyncio.wait_for(reached.wait(), 30)
 
     with pytest.raises(UnauthorizedError):
         await story.bind(caller)

@@ -1,5 +1,6 @@
 """Verifying, resetting and changing over HTTP, with mails read back from a real SMTP server."""
 
+import asyncio
 import re
 import secrets
 import statistics
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.auth.test_api import V1, bearer, check_problem, check_tokens, new_email
+from tests.support.clocks import wait_for_minute
 from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, sign_up
 from tests.support.service import ServiceProcess
@@ -58,7 +60,7 @@ async def person(mailing: ServiceProcess, smtp: SmtpServer) -> AsyncIterator[Per
 
 
 async def login(person: Person, password: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=str(person.client.base_url), timeout=15, verify=NO_TLS) as anonymous:
+    async with httpx.AsyncClient(base_url=str(person.client.base_url), timeout=30, verify=NO_TLS) as anonymous:
         return await anonymous.post(f"{V1}/login", json={"email": person.email, "password": password})
 
 
@@ -168,11 +170,11 @@ async def test_asking_takes_the_same_time_for_every_address(client: httpx.AsyncC
     assert 0.4 < ratio < 2.5, times
 
 
-@pytest.mark.within_a_minute(15)
 async def test_production_without_a_mail_server_and_with_limits(make_service: Callable[..., ServiceProcess]):
     limits = {"AUTH_RATE_LIMIT_PER_MINUTE": "3", "AUTH_ADDRESS_RATE_LIMIT_PER_MINUTE": "100"}
     service = make_service(ENVIRONMENT="production", SECRET_KEY=secrets.token_hex(32), **limits).start()
     person = await sign_up(service.url)  # an account can be made all the same
+    await asyncio.to_thread(wait_for_minute, 15)
     change = f"{V1}/password/change"
     try:
         details = set()

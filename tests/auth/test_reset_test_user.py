@@ -56,7 +56,7 @@ async def test_what_it_prints_signs_in_when_pasted(service: ServiceProcess):
     assert password_in(made) != password_in(again)
     commands = [done.stdout.partition("To sign in:\n")[2] for done in (made, again)]
     old, new = [
-        await asyncio.to_thread(subprocess.run, ["sh", "-c", text], capture_output=True, text=True, timeout=20)
+        await asyncio.to_thread(subprocess.run, ["sh", "-c", text], capture_output=True, text=True, timeout=50)
         for text in commands
     ]
     assert json.loads(old.stdout)["status"] == 401

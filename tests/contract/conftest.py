@@ -34,7 +34,7 @@ class Account:
 def make_account(url: str) -> Account:
     """Sign up, bind a key, and have one delivery taken and one refused."""
     email = f"{secrets.token_hex(6)}@example.com"
-    with httpx.Client(base_url=url, timeout=10, verify=NO_TLS) as client:
+    with httpx.Client(base_url=url, timeout=30, verify=NO_TLS) as client:
         tokens = client.post("/api/v1/auth/signup", json={"email": email, "password": PASSWORD}).json()
         client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
         key = client.post("/alerts/bind_key", json={"name": "My Strategy"}).json()
@@ -65,8 +65,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
 def wait_for_providers(process: ServiceProcess) -> None:
     """Until the list of instruments and the first coins are there."""
     questions = ("/api/v1/market-data/instruments?query=NIFTY", "/api/v1/cryptocurrencies/BTC")
-    deadline = time.monotonic() + 20
-    with httpx.Client(base_url=process.url, timeout=15, verify=NO_TLS) as client:
+    deadline = time.monotonic() + 50
+    with httpx.Client(base_url=process.url, timeout=30, verify=NO_TLS) as client:
         while any(client.get(question).status_code != 200 for question in questions):
             assert time.monotonic() < deadline, "a provider was not heard"
             time.sleep(0.1)
@@ -75,7 +75,7 @@ def wait_for_providers(process: ServiceProcess) -> None:
 @pytest.fixture(scope="session")
 def document(target: ServiceProcess) -> dict[str, Any]:
     """The OpenAPI document, as the service gives it."""
-    answer = httpx.get(f"{target.url}/openapi.json", timeout=10, verify=NO_TLS)
+    answer = httpx.get(f"{target.url}/openapi.json", timeout=30, verify=NO_TLS)
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
     return found

@@ -16,6 +16,9 @@ from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD
 from tests.support.service import ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+"""The first of them waits for the service and its providers to start."""
+
 METHODS = {"get", "post", "put", "patch", "delete"}
 CONTRACT = [
     ("GET", "/"),
@@ -254,7 +257,7 @@ FOR_ADMINISTRATORS = (
 def coins_of(target: ServiceProcess, account: Account) -> dict[str, str]:
     """The ids of a holding and a watchlist of the account, whose coins no example has."""
     url = f"{target.url}/api/v1/crypto-portfolio"
-    with httpx.Client(base_url=url, timeout=10, headers=account.headers, verify=NO_TLS) as client:
+    with httpx.Client(base_url=url, timeout=30, headers=account.headers, verify=NO_TLS) as client:
         holding = client.post("/holdings", json={"symbol": "C40", "quantity": 1})
         watchlist = client.post("/watchlists", json={"name": "Mine", "coins": [{"symbol": "C40"}]})
     assert (holding.status_code, watchlist.status_code) == (201, 201), holding.text + watchlist.text
@@ -263,7 +266,7 @@ def coins_of(target: ServiceProcess, account: Account) -> dict[str, str]:
 
 def trading_of(target: ServiceProcess, account: Account) -> dict[str, str]:
     """The ids of an order on paper that waits, of a trade entered by hand, and of the account on paper."""
-    with httpx.Client(base_url=f"{target.url}/api/v1", timeout=10, headers=account.headers) as client:
+    with httpx.Client(base_url=f"{target.url}/api/v1", timeout=30, headers=account.headers) as client:
         order = client.post("/dashboard/order/buy", json={"stock_ticker": "RELIANCE", "quantity": 10, "price": 1000})
         trade = client.post(
             "/trade/trade", json={"stock_ticker": "TCS", "quantity": 1, "price": 1, "order_type": "buy"}
@@ -288,7 +291,7 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
         **coins_of(target, account),
         **trading_of(target, account),
     }
-    with httpx.Client(base_url=target.url, timeout=10, verify=NO_TLS) as client:
+    with httpx.Client(base_url=target.url, timeout=30, verify=NO_TLS) as client:
         signs = {path: {"Authorization": f"Bearer {admin_token}"} for path in FOR_ADMINISTRATORS} | {
             path: somebody_with(client, body.get("current_password") or body["password"])
             for _, path, _, body in bodies(document)
@@ -296,7 +299,7 @@ def send_examples(target: ServiceProcess, document: dict[str, Any], account: Acc
         }
         other = client.get("/api/v1/auth/me", headers=somebody_with(client, PASSWORD)).json()
         made["user_id"] = other["id"]
-    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers, verify=NO_TLS) as client:
+    with httpx.Client(base_url=target.url, timeout=30, headers=account.headers, verify=NO_TLS) as client:
         # The account of the examples themselves, for the bodies that sign in.
         registering = next(body for _, path, _, body in bodies(document) if path == "/api/v1/auth/register")
         assert client.post("/api/v1/auth/register", json=registering).status_code in {201, 409}
@@ -337,7 +340,7 @@ def test_examples_of_answers_have_the_form_of_answers(
         "Alert": f"/data/{account.alert_id}",
         "User": "/api/v1/auth/me",
     }
-    with httpx.Client(base_url=target.url, timeout=10, headers=account.headers, verify=NO_TLS) as client:
+    with httpx.Client(base_url=target.url, timeout=30, headers=account.headers, verify=NO_TLS) as client:
         for name, path in real.items():
             answer = client.get(path).json()
             for example in document["components"]["schemas"][name]["examples"]:
@@ -361,7 +364,7 @@ def test_examples_of_answers_have_the_form_of_answers(
     ],
 )
 def test_every_error_has_the_one_form(target: ServiceProcess, method: str, path: str, status: int):
-    answer = httpx.request(method, target.url + path, headers={"X-Request-ID": "sane-1.2_3"}, timeout=10, verify=NO_TLS)
+    answer = httpx.request(method, target.url + path, headers={"X-Request-ID": "sane-1.2_3"}, timeout=30, verify=NO_TLS)
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == PROBLEM
@@ -378,7 +381,7 @@ def test_every_error_has_the_one_form(target: ServiceProcess, method: str, path:
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 41, "é", "<script>", '"', "a;b"])
 def test_an_insane_request_id_is_replaced(target: ServiceProcess, sent: str):
     headers = {"X-Request-ID": sent.encode("latin-1")}
-    answer = httpx.get(f"{target.url}/none", headers=headers, timeout=10, verify=NO_TLS)  # type: ignore[arg-type]  # bytes are fine
+    answer = httpx.get(f"{target.url}/none", headers=headers, timeout=30, verify=NO_TLS)  # type: ignore[arg-type]  # bytes are fine
 
     assert re.fullmatch(r"[0-9a-f-]{8,40}", answer.headers["X-Request-ID"])
     assert answer.headers["X-Request-ID"] != sent
@@ -394,7 +397,7 @@ def test_methods_that_a_path_does_not_take_are_told(target: ServiceProcess, docu
     shapes = {path: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))).fullmatch for path in by_path}
     for path in by_path:
         methods = set().union(*(by_path[other] for other, fits in shapes.items() if fits(path)))
-        answer = httpx.request("TRACE", target.url + path, timeout=10, verify=NO_TLS)
+        answer = httpx.request("TRACE", target.url + path, timeout=30, verify=NO_TLS)
         allowed = {name.strip() for name in answer.headers["Allow"].split(",")}
         assert answer.status_code == 405, path
         assert allowed - {"HEAD", "OPTIONS"} == methods, path

@@ -24,9 +24,9 @@ from tests.job_runs.jobs import open_scheduler
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db, empty_database
 from tests.support.redis_servers import RedisServer
-from tests.support.service import ROOT
+from tests.support.service import ROOT, wait_for_end
 
-PATIENCE = 12.0
+PATIENCE = 30.0
 Way = str | None
 MakeFleet = Callable[..., Awaitable["Fleet"]]
 
@@ -168,13 +168,13 @@ class Program:
             family = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
             for process in family:
                 process.kill()
-            psutil.wait_procs(family, timeout=5)
-        self.process.wait(5)
+            wait_for_end(family, 30)
+        self.process.wait(30)
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ from app.job_runs.models import DOCUMENTS
 from tests.job_runs.jobs import open_scheduler
 from tests.support.mongodb import OPTIONS
 
+VOUCHED_SECONDS = 6.0
+"""Longer than a busy machine lets a process stand still."""
+
 
 @asynccontextmanager
 async def services() -> AsyncIterator[Scheduler]:
@@ -28,7 +31,7 @@ async def services() -> AsyncIterator[Scheduler]:
     db = client[os.environ["JOBS_DATABASE"]]
     await init_beanie(db, document_models=DOCUMENTS, skip_indexes=True)
     try:
-        async with open_scheduler(db, holder=f"process {os.getpid()}") as scheduler:
+        async with open_scheduler(db, holder=f"process {os.getpid()}", lease_seconds=VOUCHED_SECONDS) as scheduler:
             yield scheduler
     finally:
         await client.close()

@@ -90,12 +90,12 @@ def taskiq(service: ServiceProcess, *arguments: str) -> Iterator[subprocess.Pope
     try:
         yield program
         program.send_signal(signal.SIGTERM)
-        assert program.wait(10) in {0, -signal.SIGTERM}
+        assert program.wait(30) in {0, -signal.SIGTERM}
     finally:
         if program.poll() is None:
             for process in (*psutil.Process(program.pid).children(recursive=True), program):
                 process.kill()
-            program.wait(5)
+            program.wait(30)
         log.close()
 
 
@@ -113,7 +113,7 @@ async def test_workers_do_the_jobs_and_the_service_streams_them(
         ):
             run = await succeeded(person, "alerts.expire")
             heard: list[str] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while "succeeded" not in heard:
                     message = json.loads(await socket.recv())
                     if message["type"] == "job" and message["data"]["id"] == run["id"]:

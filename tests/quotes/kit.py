@@ -30,13 +30,15 @@ from app.quotes.reading import QuoteReading
 from app.quotes.router import router
 from app.quotes.sources import Sources
 from app.quotes.store import CandleStore
+from app.quotes.unused import UnusedSeries, UsedSymbols
 from tests.simulators.yahoo import YahooSimulator
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db
 
 NOON = datetime(2026, 11, 19, 5, 32, 30, tzinfo=UTC)
 """Thursday, 11:02:30 in India; both exchanges there are open, and the American ones are not."""
-QUICK = Timeouts(0.5, 1.0, 6.0)
+PATIENT = Timeouts(10.0, 30.0, 50.0)
+"""The simulator may stand still for a while."""
 TOKEN = {"Authorization": "Bearer somebody"}
 
 
@@ -51,7 +53,7 @@ class Somebody:
 
 
 async def yahoo_of(
-    process: YahooProcess, simulator: YahooSimulator, clock: StandingClock, folder: Path, timeouts: Timeouts = QUICK
+    process: YahooProcess, simulator: YahooSimulator, clock: StandingClock, folder: Path, timeouts: Timeouts = PATIENT
 ) -> Yahoo:
     """A client of the simulator, as of a program that has just begun."""
     await process.point(Setup(simulator.base_url, str(folder / "yahoo"), timeouts))
@@ -98,12 +100,20 @@ class Desk:
 
 @asynccontextmanager
 async def desk_of(
-    db: Db, clock: StandingClock, sources: Sequence[HistorySource], *, indian: SourceName = SourceName.YAHOO
+    db: Db,
+    clock: StandingClock,
+    sources: Sequence[HistorySource],
+    *,
+    indian: SourceName = SourceName.YAHOO,
+    used: UsedSymbols | None = None,
+    most: int = 1_000,
 ) -> AsyncIterator[Desk]:
-    """Put everything together; Beanie has to know the documents already."""
+    """Put everything together; Beanie has to know the documents already. `most` series are stored where `used` says
+    what of them stays."""
     calendar, cache, store = MarketCalendar(clock), Cache(), CandleStore(db)
     asked = Sources(sources, clock, indian=indian)
-    candles = QuoteCandles(sources=asked, store=store, cache=cache, clock=clock, calendar=calendar)
+    unused = UnusedSeries(store=store, used=used, clock=clock, days=30, most=most) if used else None
+    candles = QuoteCandles(sources=asked, store=store, cache=cache, clock=clock, calendar=calendar, unused=unused)
     quotes = Quotes(sources=asked, store=store, cache=cache, clock=clock, calendar=calendar)
     app = FastAPI()
     registry = app.state.registry = Registry()

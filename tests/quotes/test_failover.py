@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -152,3 +153,23 @@ async def test_the_newest_stored_is_served_when_neither_answers(
     assert (stale["source"], stale["stale"], stale["age_seconds"]) == ("yahoo", True, 420.0)
     assert datetime.fromisoformat(stale["fetched_at"]) == clock.now() - timedelta(minutes=7)
     assert simulator.calls[f"{CHART}INFY.NS"] == 2
+
+
+async def test_adjusted_and_other_candles_are_never_of_one_series(
+    both: Desk, simulator: YahooSimulator, angel: AngelOneHistory, clock: StandingClock
+):
+    adjusted = await both.candles.candles("RELIANCE", "1D", 30)
+    both.pass_by(minutes=6)
+    simulator.fail("unavailable", times=10)
+    other = await both.candles.candles("RELIANCE", "1D", 30)
+    await both.candles.drain()
+    assert (adjusted.source, adjusted.adjusted) == ("yahoo", True)
+    assert (other.source, other.adjusted) == ("angel_one", False)
+    stored = {row["source"]: row["adjusted"] async for row in both.db["quote_series"].find({})}
+    assert stored == {"yahoo": True, "angel_one": False}
+    # A provider that begins to adjust, or ends to: what is stored before does not fit what comes now.
+    later = await angel.candles(resolve("RELIANCE"), Timeframe.D1, ago(clock, days=5))
+    assert await both.store.check(later) is None
+    begun = await both.store.state("RELIANCE.NS|1D|angel_one")
+    assert begun is not None
+    assert await both.store.check(msgspec.structs.replace(later, adjusted=True)) == begun.first

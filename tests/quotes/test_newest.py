@@ -117,6 +117,6 @@ async def test_a_process_that_has_just_begun_knows_the_newest_too(
 
 
 async def _until_stored(desk: Desk, symbol: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await desk.db["quote_newest"].find_one({"_id": symbol}) is None:
             await asyncio.sleep(0.01)

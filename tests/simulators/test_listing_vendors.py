@@ -25,7 +25,7 @@ async def test_a_person_starts_it_and_breaks_it(vendor: str):
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             settings = {}
             for _ in range({"coingecko": 1, "coinmarketcap": 2}[vendor]):
                 name, _, value = (await process.stdout.readline()).decode().strip().partition("=")
@@ -36,7 +36,7 @@ async def test_a_person_starts_it_and_breaks_it(vendor: str):
             vendor
         ]
         headers = {"X-CMC_PRO_API_KEY": settings.get("COINMARKETCAP_API_KEY", "")}
-        async with httpx.AsyncClient(headers=headers, verify=NO_TLS) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=30, verify=NO_TLS) as client:
             assert (await client.get(path)).status_code == 200
             order = {"fault": "too_many", "times": 2, "retry_after": 5}
             ordered = await client.post(f"{root}/_simulator/faults", json=order)
@@ -59,7 +59,7 @@ async def test_a_person_starts_it_and_breaks_it(vendor: str):
 async def test_coingecko_limits_and_refuses_as_the_vendor():
     async with (
         CoinGeckoSimulator(Coins(300), key="k", per_minute=3, per_month=4) as simulator,
-        httpx.AsyncClient(headers={"x-cg-demo-api-key": "k"}, verify=NO_TLS) as client,
+        httpx.AsyncClient(headers={"x-cg-demo-api-key": "k"}, timeout=30, verify=NO_TLS) as client,
     ):
         url = f"{simulator.base_url}/coins/markets"
         whole = (await client.get(url, params={"vs_currency": "usd", "per_page": 1000})).json()
@@ -80,7 +80,7 @@ async def test_coingecko_limits_and_refuses_as_the_vendor():
 async def test_coinmarketcap_charges_credits():
     async with (
         CoinMarketCapSimulator(Coins(300), per_month=3) as simulator,
-        httpx.AsyncClient(headers={"X-CMC_PRO_API_KEY": str(simulator.key)}, verify=NO_TLS) as client,
+        httpx.AsyncClient(headers={"X-CMC_PRO_API_KEY": str(simulator.key)}, timeout=30, verify=NO_TLS) as client,
     ):
         url = simulator.base_url + LISTINGS
         two = (await client.get(url, params={"limit": 201})).json()

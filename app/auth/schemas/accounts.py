@@ -67,6 +67,12 @@ def _none_if_blank(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _or_blank(schema: dict[str, Any]) -> None:
+    """Say of an optional field that nothing but white space is as good as null."""
+    blank = {"type": "string", "pattern": r"^\s*$", "maxLength": 32, "description": "As null: none is given."}
+    schema["anyOf"].append(blank)
+
+
 def verbatim(value: Any) -> Any:
     """Wrap a secret before the model's trimming gets at it: its spaces count."""
     return SecretStr(value) if isinstance(value, str) else value
@@ -117,6 +123,8 @@ _PHONE = WithJsonSchema(
         "examples": ["+919876543210"],
     }
 )
+
+_OR_BLANK = Field(json_schema_extra=_or_blank)
 
 Email = Annotated[str, AfterValidator(normalise_email), _EMAIL]
 Username = Annotated[str, AfterValidator(normalise_username), _HANDLE]
@@ -180,9 +188,9 @@ class RegisterBody(SignupBody):
         )
     )
 
-    name: Annotated[Name | None, BeforeValidator(_none_if_blank)] = None
-    username: Annotated[Username | None, BeforeValidator(_none_if_blank)] = None
-    mobile: Annotated[Mobile | None, BeforeValidator(_none_if_blank)] = None
+    name: Annotated[Name | None, BeforeValidator(_none_if_blank), _OR_BLANK] = None
+    username: Annotated[Username | None, BeforeValidator(_none_if_blank), _OR_BLANK] = None
+    mobile: Annotated[Mobile | None, BeforeValidator(_none_if_blank), _OR_BLANK] = None
 
 
 class LoginBody(RequestModel):

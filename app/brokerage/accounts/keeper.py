@@ -4,7 +4,7 @@ person, and says when they have ended."""
 import asyncio
 import random
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -23,12 +23,15 @@ from app.core.cancelling import raise_if_cancelled
 from app.core.clock import Clock
 from app.core.errors import DomainError
 from app.core.events import BrokerAccountChanged
+from app.core.market_calendar import IST
 
 log = structlog.get_logger(__name__)
 
 LEASE, LEASE_SECONDS = "broker sessions", 30.0
 LOOK_EVERY: Final = 30.0
 RENEW_BEFORE: Final = timedelta(minutes=10)
+SAME_END: Final = timedelta(minutes=1)
+"""By how much what a broker says of a session's end differs from when all its sessions die."""
 FIRST_WAIT, LAST_WAIT = 20.0, 600.0
 """Seconds between tries to renew a session at a broker that is away; each twice as long."""
 AFTER_REFUSAL: Final = 60.0
@@ -92,8 +95,7 @@ class SessionKeeper:
         if ends is None:
             return
         if row.get("renews"):
-            life = ends - (row.get("session_made_at") or now)
-            if now >= ends - min(RENEW_BEFORE, life / 4) and not await self._renew(row) and now >= ends:
+            if now >= ends - self._renewed_before(row, ends) and not await self._renew(row) and now >= ends:
                 await self._end(row)
             return
         state = state_of(row, now, self._news.warn_before)
@@ -105,6 +107,16 @@ class SessionKeeper:
             warned = await self._store.change(row, warned_for=ends)
             if warned is not None:
                 self._news.tell(warned, "expiring")
+
+    def _renewed_before(self, row: Row, ends: datetime) -> timedelta:
+        """How long before its end a session is made anew."""
+        daily = self._sign_ins.daily_end(BrokerName(row["broker"]))
+        if daily is not None:
+            local = ends.astimezone(IST)
+            if abs(local - datetime.combine(local.date(), daily, IST)) <= SAME_END:
+                return timedelta(0)  # one of before would die at the same time
+        life = ends - (row.get("session_made_at") or self._clock.now())
+        return min(RENEW_BEFORE, life / 4)
 
     async def _end(self, row: Row) -> None:
         over = await self._sign_ins.ended(row, "expired")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import time, timedelta
 from functools import partial
 from typing import Final
 
@@ -110,6 +110,12 @@ class SignIns:
         return found
 
     # Of a stored account
+
+    def daily_end(self, broker: BrokerName) -> time | None:
+        """The time of day in India at which all sessions with the broker die, whenever they were made."""
+        found = self._brokers.get(broker)
+        ends = found.capabilities.session_ends if found is not None else None
+        return time.fromisoformat(ends) if ends else None
 
     async def renewed(self, row: Row) -> tuple[Row, BrokerSession]:
         """The account with a session made anew from what is stored. However many ask, one signs in.

@@ -51,6 +51,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     due: datetime | None = None
     retry_of: str | None = None
     """The lost run that this one stands in for."""
+    retried_as: str | None = None
+    """The run that stands in for this lost one."""
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -151,8 +153,8 @@ class RunStore(Protocol):
     async def to_repeat(self) -> list[RunView]:
         """Lost runs that are to be run once more."""
 
-    async def repeated(self, run_id: str) -> None:
-        """The lost run has its successor, or needs none."""
+    async def repeated(self, run_id: str, *, successor: str | None, slot: str) -> None:
+        """The lost run has its successor: the run of `slot`, if there is one, else `successor`; or it needs none."""
 
     async def trim(self, job: str) -> None:
         """Delete the oldest runs of `job` beyond what is kept."""

@@ -226,13 +226,16 @@ class Scheduler:
 
     async def _repeat(self, lost: RunView) -> None:
         """Run once more what was lost: under a key of its own, so that it is once, whoever else does this now."""
+        successor, slot = None, f"again {lost.id}"
         if (job := self._jobs.get(lost.job)) is not None:
             view = self._new(job, lost.arguments, requested_by=lost.requested_by, due=lost.due)
             with suppress(SlotTakenError):
-                added = await self._queue_run(replace(view, retry_of=lost.id), f"again {lost.id}")
+                added = await self._queue_run(replace(view, retry_of=lost.id), slot)
+                successor = added.id
                 if not added.joined:
                     await self._send(added.id)
-        await self._store.repeated(lost.id)
+        # No news of its own: the successor's message names the lost run.
+        await self._store.repeated(lost.id, successor=successor, slot=slot)
 
     def _new(
         self, job: Job, arguments: dict[str, Any], *, requested_by: str | None = None, due: datetime | None = None

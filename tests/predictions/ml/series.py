@@ -11,6 +11,8 @@ from app.predictions.ml.values import Family, TrainRequest
 KEY = b"a key that signs models in tests, 1"
 FIVE_YEARS = 1258
 DAY = 86_400
+PATIENCE = 600.0
+"""Seconds that a training may take: others use the machine, too."""
 COLUMNS = ("open", "high", "low", "close", "volume")
 
 
@@ -52,4 +54,12 @@ def cut(request: TrainRequest, bars: int) -> TrainRequest:
 def _request(symbol: str, columns: dict[str, Any], horizon: int, model: Family) -> TrainRequest:
     starts = [DAY * number for number in range(len(columns["close"]))]
     lists = {name: column.tolist() for name, column in columns.items()}
-    return TrainRequest(symbol=symbol, timeframe="1D", horizon_bars=horizon, model=model, starts=starts, **lists)
+    return TrainRequest(
+        symbol=symbol,
+        timeframe="1D",
+        horizon_bars=horizon,
+        model=model,
+        starts=starts,
+        deadline_seconds=PATIENCE,
+        **lists,
+    )

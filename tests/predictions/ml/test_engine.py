@@ -19,6 +19,7 @@ from app.predictions.ml.model_file import ModelSeal
 from app.predictions.ml.values import Prediction, TrainResult
 from tests.predictions.ml.series import KEY, changed, cut, invented, real
 
+pytestmark = pytest.mark.timeout(300)
 PLANTED = invented(momentum=0.4, model="ensemble")
 FAMILIES = ["random_forest", "svr", "lstm", "ensemble"]
 

@@ -17,6 +17,7 @@ from app.predictions.ml.sklearn_models import RandomForest, SklearnModel, Suppor
 from app.predictions.ml.training import train_family
 from tests.predictions.ml.series import invented, real
 
+pytestmark = pytest.mark.timeout(300)
 LSTM = Lstm()
 
 

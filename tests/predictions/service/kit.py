@@ -84,6 +84,7 @@ class Prices:
     listed: dict[tuple[str, str], list[tuple[datetime, float]]] = field(default_factory=dict)
     """Openings and closes by symbol and timeframe."""
     length: timedelta = CLOSE
+    adjusted: bool = True
     asked: int = 0
     failure: Exception | None = None
 
@@ -118,10 +119,11 @@ class Prices:
             close=close,
             volume=tuple(1e6 for _ in close),
             closed=True,
-            source="yahoo",
+            source="yahoo" if self.adjusted else "angel_one",
             fetched_at=now - timedelta(seconds=12),
             stale=False,
             currency="INR" if name.endswith(".NS") else "USD",
+            adjusted=self.adjusted,
         )
 
 
@@ -282,7 +284,7 @@ class Desk:
 
     async def run_of(self, run_id: str) -> RunView:
         """How it ended."""
-        run = await self.jobs.wait(run_id, 10)
+        run = await self.jobs.wait(run_id, 30)
         assert run is not None
         assert run.finished
         return run
@@ -301,7 +303,7 @@ class Desk:
 
 @asynccontextmanager
 async def desk_of(
-    db: Db, clock: StandingClock, folder: Path, *, bus: Bus | None = None, patience: float = 2.0, per_minute: int = 1000
+    db: Db, clock: StandingClock, folder: Path, *, bus: Bus | None = None, patience: float = 30, per_minute: int = 1000
 ) -> AsyncIterator[Desk]:
     """Put everything together; Beanie has to know the documents already. `bus`: other processes' too."""
     bus, prices, cache, trainer = bus or Bus(NullTransport()), Prices(clock), Cache(), FakeTrainer()

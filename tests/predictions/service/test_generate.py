@@ -40,7 +40,7 @@ def same_fields(model: Any, told: dict[str, Any]) -> None:
 
 
 async def until_trained(desk: Desk, count: int = 1) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(desk.trainer.trained) < count:
             await asyncio.sleep(0.01)
 
@@ -108,7 +108,7 @@ async def test_two_processes_train_once(db: Db, clock: StandingClock, tmp_path: 
             desk.prices.list_days("RELIANCE.NS", indian_days(700))
             desk.trainer.go.clear()
         asking = [asyncio.create_task(desk.generate()) for _ in range(5) for desk in (one, other)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not one.trainer.trained + other.trainer.trained:
                 await asyncio.sleep(0.01)
         for desk in (one, other):
@@ -140,6 +140,7 @@ async def test_what_takes_longer_is_a_job_to_follow(db: Db, clock: StandingClock
         same_fields(PredictionJob, told)
         assert answer.headers["location"] == told["status_url"] == f"/api/v1/jobs/{told['job_id']}"
         assert (told["symbol"], told["model_used"], told["time_horizon"]) == ("RELIANCE.NS", "svr", "5d")
+        await until_trained(desk)
         again = await desk.generate(status=202, model="svr")
         assert again["job_id"] == told["job_id"]
         assert again["state"] == "running"
@@ -187,6 +188,20 @@ async def test_a_new_candle_is_forecast_by_the_model_of_before(desk: Desk):
     assert second["evaluation"] == first["evaluation"]
     assert (len(desk.trainer.trained), len(desk.trainer.used)) == (1, 1)
     assert [one["id"] for one in await desk.ask("/RELIANCE")] == [second["id"], first["id"]]
+
+
+async def test_a_model_of_adjusted_candles_forecasts_from_such_alone(desk: Desk):
+    first = await desk.generate(model="svr")
+    desk.prices.adjusted = False
+    desk.clock.move(days=3)
+    other = await desk.generate(model="svr")
+    assert (first["candles"]["adjusted"], other["candles"]["adjusted"]) == (True, False)
+    assert other["model"]["reused"] is False
+    desk.prices.adjusted = True
+    desk.clock.move(days=1)
+    again = await desk.generate(model="svr")
+    assert again["model"] == {**first["model"], "reused": True}
+    assert again["candles"]["adjusted"] is True
 
 
 async def test_a_model_is_trained_anew_after_a_month_of_candles(desk: Desk):

@@ -65,6 +65,16 @@ async def test_charts_are_figures_and_pages(desk: Desk, theme: str):
     await desk.ask("/NOBODY/chart", 404)
 
 
+@pytest.mark.parametrize("predicted", [True, False])
+async def test_a_chart_of_candles_without_adjustments_says_so(desk: Desk, predicted: bool):
+    told = "not adjusted for splits"
+    if predicted:
+        await desk.generate(model="svr")
+    assert told not in (await desk.ask("/RELIANCE/chart", model="svr"))["layout"]["title"]["subtitle"]["text"]
+    desk.prices.adjusted = False
+    assert told in (await desk.ask("/RELIANCE/chart", model="svr"))["layout"]["title"]["subtitle"]["text"]
+
+
 async def test_the_cone_opens_as_the_square_root_of_time(desk: Desk):
     await days_of_predictions(desk, 8, time_horizon="4")
     figure = await desk.ask("/RELIANCE/chart", model="svr")

@@ -67,6 +67,19 @@ async def test_a_split_does_not_make_a_prediction_wrong(desk: Desk):
     assert scored["outcome"]["error"] == pytest.approx(made["predicted_price"] - close, abs=1e-4)
 
 
+async def test_candles_without_adjustments_score_nothing_that_was_made_with_them(desk: Desk):
+    await desk.generate(model="svr")
+    over, close = day(desk, 5)
+    desk.clock.moment = over
+    desk.prices.adjusted = False
+    assert await desk.score() == {"scored": 0, "waiting": 1, "unscored": 0}
+    desk.prices.adjusted = True
+    desk.clock.move(hours=1)
+    assert await desk.score() == {"scored": 1, "waiting": 0, "unscored": 0}
+    (scored,) = await desk.ask("/RELIANCE")
+    assert scored["outcome"]["price"] == pytest.approx(close)
+
+
 async def test_a_candle_that_is_late_is_waited_for(desk: Desk):
     """A holiday that nobody announced: the fifth candle comes a day later."""
     await desk.generate(model="svr")

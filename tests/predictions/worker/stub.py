@@ -129,9 +129,11 @@ class Stub:
         time.sleep(600)
 
     def _eat(self) -> None:
-        for _ in range(100):
+        """More than it may, and not all that there is while nobody looks."""
+        for _ in range(30):
             _KEPT.append(bytearray(b"x" * (10 << 20)))
             time.sleep(0.01)
+        time.sleep(600)
 
     def _chatter(self) -> None:
         sys.stdout.write("garbage by print\n")

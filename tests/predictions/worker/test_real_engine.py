@@ -12,8 +12,9 @@ from app.predictions.worker_process import NICENESS
 from tests.predictions.ml.series import changed, cut, real
 
 
+@pytest.mark.timeout(300)
 async def test_the_real_engine(make_worker: Callable[..., TrainingWorker]):
-    worker, shares = make_worker(program=PROGRAM), []
+    worker, shares = make_worker(program=PROGRAM, grace_seconds=120), []  # it is nice, and others may not be
     asked = real(model="ensemble", bars=520)
     results = await worker.train(asked, lambda share, _: shares.append(share))
     assert [result.model for result in results] == ["random_forest", "svr", "lstm", "ensemble"]

@@ -104,13 +104,15 @@ class Prices:
 
     rows: dict[tuple[str, str], list[Candle]] = field(default_factory=dict)
     asked: list[tuple[str, str, int]] = field(default_factory=list)
+    adjusted: bool = True
 
     async def candles(self, symbol: str, timeframe: str, bars: int) -> CandleSeries:
         self.asked.append((symbol, timeframe, bars))
         for name in names_of(symbol):
             if (name, timeframe) in self.rows:
                 found = self.rows[name, timeframe][-bars:]
-                return series(found, name, timeframe, "INR" if name.endswith(".NS") or name[0] == "^" else "USD")
+                made = series(found, name, timeframe, "INR" if name.endswith(".NS") or name[0] == "^" else "USD")
+                return made if self.adjusted else made._replace(source="angel_one", adjusted=False)
         raise NotFoundError(f"There is no {symbol}.")
 
 

@@ -224,6 +224,25 @@ async def test_intraday_indicators_have_the_average_price_of_the_session(desk: D
 # Charts
 
 
+async def test_candles_without_adjustments_are_told_and_never_taken_for_others(desk: Desk):
+    told = "not adjusted for splits"
+    signal = await desk.generate()
+    desk.prices.adjusted = False
+    other = await desk.generate()
+    assert (signal["adjusted"], other["adjusted"]) == (True, False)
+    assert signal["id"] != other["id"]
+    indicators = (await desk.ask("GET", "/api/market/indicators/RELIANCE"))["adjusted"]
+    titles = [
+        (await desk.ask("GET", f"/api/signals/RELIANCE/{what}"))["layout"]["title"]["subtitle"]["text"]
+        for what in ("chart", "equity")
+    ]
+    assert not indicators
+    assert all(told in title for title in titles)
+    desk.prices.adjusted = True
+    figure = await desk.ask("GET", "/api/signals/RELIANCE/chart")
+    assert told not in figure["layout"]["title"]["subtitle"]["text"]
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("what", ["chart", "equity"])
 async def test_charts_are_figures_and_pages(desk: Desk, what: str, theme: str):

@@ -104,6 +104,8 @@ class Feed:
         self.connections: list[FeedConnection] = []
         self.handshakes = 0
         """Attempts to connect, those refused too."""
+        self.handshake_times: list[float] = []
+        """When each came, by the clock of the loop."""
 
     async def __aenter__(self) -> Self:
         self._server = await serve(
@@ -140,6 +142,7 @@ class Feed:
 
     def _authorize(self, connection: ServerConnection, request: Request) -> Response | None:
         self.handshakes += 1
+        self.handshake_times.append(asyncio.get_running_loop().time())
         if self.faults.refuse is not None:
             return self._refusal(connection, self.faults.refuse, "Refused")
         parts = urlsplit(request.path)
@@ -281,13 +284,13 @@ class Feed:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def until(self, happened: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def until(self, happened: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait until `happened`, looking whenever a client connects, leaves, or says something."""
         async with asyncio.timeout(seconds):
             while not happened():
                 await self._changed.wait()
 
-    async def subscribed(self, keys: Iterable[Key], seconds: float = 5.0) -> None:
+    async def subscribed(self, keys: Iterable[Key], seconds: float = 30.0) -> None:
         """Wait until these subscriptions are there, whichever connections have them."""
         wanted = set(keys)
 

@@ -29,14 +29,14 @@ async def test_a_person_starts_it_and_moves_the_market(vendor: str):
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             count = len(SETTINGS[vendor]) + len(CREDENTIALS[vendor])
             lines = [(await process.stdout.readline()).decode().strip() for _ in range(count)]
         settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
         people = dict(line[2:].split(": ", 1) for line in lines if line.startswith("#"))
         assert (set(settings), set(people)) == (SETTINGS[vendor], CREDENTIALS[vendor])
         root = next(url for name, url in settings.items() if name.endswith("_BASE_URL")) + "/_simulator"
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             moved = {"exchange": "NSE", "symbol": "RELIANCE", "price": "1500.5"}
             assert (await client.post(f"{root}/move", json=moved)).json() == {"done": True}
             for wrong in ({**moved, "symbol": "NOBODY"}, {**moved, "price": "much"}, {}):

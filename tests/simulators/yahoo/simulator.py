@@ -6,6 +6,7 @@ One server stands for all of Yahoo's hosts; their paths do not collide.
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from tests.simulators.yahoo.market import Listed, Shown, YahooMarket
 CHART: Final = "/v8/finance/chart/"
 QUOTE: Final = "/v7/finance/quote"
 CRUMB: Final = "/v1/test/getcrumb"
+_COOKIE_DAYS: Final = 365
 _MINUTES: Final = {"1m": 1, "2m": 2, "5m": 5, "15m": 15, "30m": 30, "60m": 60, "90m": 90, "1h": 60}
 _FURTHEST: Final = {"1m": 8, "2m": 60, "5m": 60, "15m": 60, "30m": 60, "60m": 730, "90m": 60, "1h": 730}
 _RANGES: Final = ["1d", "5d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "10y", "ytd", "max"]
@@ -102,7 +104,7 @@ class YahooSimulator(VendorSimulator):
         """See `VendorSimulator`."""
         path = unquote(request.path)
         if path in {"/", "/copyConsent"}:
-            return self._cookie(404 if path == "/" else 200)
+            return self._cookie(404 if path == "/" else 200, request)
         if path == "/consent":
             form = '<form><input name="csrfToken" value="c"/><input name="sessionId" value="s"/></form>'
             return Answer(200, form.encode(), "text/html")
@@ -122,11 +124,16 @@ class YahooSimulator(VendorSimulator):
             return self._quotes(asked.get("symbols", "").split(","))
         return Answer(404, b"<html>Not Found</html>", "text/html")
 
-    def _cookie(self, status: int) -> Answer:
+    def _cookie(self, status: int, request: HttpRequest) -> Answer:
         value = f"d={secrets.token_hex(8)}&S=AQAAA"
         self._cookies.add(value)
+        # Yahoo's has Domain=.yahoo.com, SameSite=None and Secure: clients take a host's own domain alone, and the last
+        # two with TLS alone. Its end is by the client's clock, which is the machine's.
+        domain = request.headers.get("host", "").rpartition(":")[0]
+        ends = format_datetime(datetime.now(UTC) + timedelta(days=_COOKIE_DAYS), usegmt=True)
+        words = f"Expires={ends}; Max-Age={_COOKIE_DAYS * 86_400}; Domain={domain}; Path=/; HttpOnly"
         # As at fc.yahoo.com: an error page, and the cookie with it.
-        return Answer(status, b"<html></html>", "text/html", {"Set-Cookie": f"A3={value}; Path=/; HttpOnly"})
+        return Answer(status, b"<html></html>", "text/html", {"Set-Cookie": f"A3={value}; {words}"})
 
     def _known(self, request: HttpRequest) -> bool:
         parts = (part.strip().partition("=") for part in request.headers.get("cookie", "").split(";"))
