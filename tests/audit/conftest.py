@@ -126,6 +126,8 @@ async def make_trail(db: Db, clock: StandingClock) -> AsyncIterator[MakeTrail]:
     made: list[ChainedAuditTrail] = []
 
     def make(database: Db | None = None, **options: Any) -> ChainedAuditTrail:
+        # As patient as a busy machine needs it, unless the patience is what is tested.
+        options = {"patience": 30, **options}
         made.append(ChainedAuditTrail(db if database is None else database, clock, **options))
         return made[-1]
 

@@ -19,6 +19,7 @@ from app.brokerage.errors import (
     OutcomeUnknownError,
 )
 from app.brokerage.words import BookedOrder, OrderChange, OrderState, PriceType
+from tests.brokerage.patience import TIMEOUTS
 from tests.brokerage.vendors import VENDORS, Vendor
 from tests.support.tcp_proxy import TcpProxy
 
@@ -54,7 +55,7 @@ async def test_every_spoiled_answer_to_placing_is_unknown_and_the_book_tells(ven
     for place, (fault, carried_out) in enumerate(faults.items()):
         tag = f"arrowtag{place:04d}"
         vendor.simulator.fail(fault)
-        with pytest.raises(OutcomeUnknownError) as caught:
+        with pytest.raises(OutcomeUnknownError) as caught, TIMEOUTS.hurried(needed=fault == "slow"):
             await vendor.place(vendor.ticket(tag))
         assert "not sent again" in caught.value.detail, fault
         placed = [order.order_id for order in vendor.simulator.book.with_tag(tag)]
@@ -92,7 +93,7 @@ def _reads(vendor: Vendor) -> list[Callable[..., Awaitable[Any]]]:
 async def test_reads_that_go_wrong_are_unavailable(vendor: Vendor):
     for fault in (*CARRIED_OUT, *NOT_CARRIED_OUT):
         vendor.simulator.fail(fault)
-        with pytest.raises(BrokerUnavailableError):
+        with pytest.raises(BrokerUnavailableError), TIMEOUTS.hurried(needed=fault == "slow"):
             await vendor.broker.funds(vendor.account, vendor.session)
     for read in _reads(vendor):
         vendor.simulator.fail("html")
@@ -148,7 +149,7 @@ async def test_a_broker_that_cannot_be_reached_has_certainly_done_nothing(vendor
     with pytest.raises(BrokerUnavailableError):
         await vendor.broker.place(gone, vendor.session, vendor.ticket())
     nowhere = msgspec.structs.replace(vendor.account, base_url="http://no-such-host.invalid")
-    with pytest.raises(BrokerUnavailableError):
+    with pytest.raises(BrokerUnavailableError), TIMEOUTS.hurried():
         await vendor.broker.place(nowhere, vendor.session, vendor.ticket())
 
 
@@ -211,11 +212,11 @@ async def test_a_network_that_fails_on_the_way(vendor: Vendor):
         through = msgspec.structs.replace(vendor.account, base_url=f"http://127.0.0.1:{proxy.port}")
         await vendor.broker.funds(through, vendor.session)
         proxy.swallow_answers()
-        with pytest.raises(OutcomeUnknownError):
+        with pytest.raises(OutcomeUnknownError), TIMEOUTS.hurried():
             await vendor.broker.place(through, vendor.session, vendor.ticket("arrowtag0001"))
         assert len(await _in_book(vendor, "arrowtag0001")) == 1
         proxy.stall()
-        with pytest.raises(OutcomeUnknownError):
+        with pytest.raises(OutcomeUnknownError), TIMEOUTS.hurried():
             await vendor.broker.place(through, vendor.session, vendor.ticket("arrowtag0002"))
         assert not await _in_book(vendor, "arrowtag0002")
         await proxy.cut()

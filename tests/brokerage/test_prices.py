@@ -101,7 +101,11 @@ async def here(clock: StandingClock) -> AsyncIterator[Process]:
 @pytest.fixture
 async def two(tmp_path: Path, clock: StandingClock) -> AsyncIterator[tuple[Process, Process]]:
     """The one that runs the feed, and another."""
-    pair = Process(Bus(LoopbackTransport(tmp_path)), clock), Process(Bus(LoopbackTransport(tmp_path)), clock)
+    # Rare heartbeats: whoever stands still for a while is not given up.
+    pair = (
+        Process(Bus(LoopbackTransport(tmp_path, beat_seconds=20)), clock),
+        Process(Bus(LoopbackTransport(tmp_path, beat_seconds=20)), clock),
+    )
     for one in pair:
         await one.bus.start()
     await until(lambda: all(one.bus.connected and one.bus.has_peers for one in pair))
@@ -112,7 +116,7 @@ async def two(tmp_path: Path, clock: StandingClock) -> AsyncIterator[tuple[Proce
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not done():
             await asyncio.sleep(0.005)
 

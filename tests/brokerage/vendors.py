@@ -12,20 +12,17 @@ from pydantic import SecretStr
 
 from app.brokerage.adapters.angel_one.client import AngelOneBroker
 from app.brokerage.adapters.groww.client import GrowwBroker
-from app.brokerage.adapters.http import Timeouts
 from app.brokerage.adapters.upstox.client import UpstoxBroker
 from app.brokerage.adapters.zerodha.client import ZerodhaBroker
 from app.brokerage.ports import Broker, BrokerAccount, BrokerSession
 from app.brokerage.words import BrokerName, Exchange, Listing, OrderTicket, PriceType, Product, Side
+from tests.brokerage.patience import TIMEOUTS
 from tests.simulators.brokers.groww import GrowwSimulator
 from tests.simulators.brokers.kite import KiteSimulator
 from tests.simulators.brokers.server import BrokerSimulator
 from tests.simulators.brokers.smartapi import SmartApiSimulator
 from tests.simulators.brokers.upstox import UpstoxSimulator
 from tests.support.clocks import StandingClock
-
-TIMEOUTS = Timeouts(connect=1.0, read=0.3, whole=1.0)
-
 
 OPEN = datetime(2026, 11, 23, 4, 30, tzinfo=UTC)
 """A Monday, 10:00 in India."""

@@ -105,7 +105,7 @@ def visit(browser: "Browser", request: pytest.FixtureRequest) -> Visit:
         try:
             await context.add_init_script(_REPORT_VIOLATIONS)
             page = await context.new_page()
-            page.set_default_timeout(15_000)
+            page.set_default_timeout(30_000)
             watched = Watched(page)
             await context.route("**/*", watched.filter)
             page.on("console", watched.heard)

@@ -14,13 +14,13 @@ from tests.support.service import ServiceProcess
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 METHODS = {"get", "put", "post", "patch", "delete"}
 
 
 def operations(service: ServiceProcess) -> int:
-    paths = httpx.get(f"{service.url}/openapi.json", verify=NO_TLS).json()["paths"]
+    paths = httpx.get(f"{service.url}/openapi.json", timeout=30, verify=NO_TLS).json()["paths"]
     return sum(method in METHODS for path in paths.values() for method in path)
 
 

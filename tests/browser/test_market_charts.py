@@ -15,7 +15,7 @@ from tests.browser.conftest import Visit
 from tests.market_data.reads.kit import candle_row, latest_row, tick_row
 from tests.support.service import ServiceProcess
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 FRIDAY = datetime(2026, 11, 20, 3, 45, tzinfo=UTC)
 MONDAY = FRIDAY + timedelta(days=3)

@@ -52,7 +52,7 @@ class Peer:
     async def revoke(self, digest: str) -> None:
         began = time.perf_counter()
         await self.bus.publish(KeyChanged(digest), confirm=True)
-        say(revoked=time.perf_counter() - began, digest=digest)
+        say(revoked=time.perf_counter() - began, digest=digest, peers=self.bus.health()["peers"])
 
     async def run(self) -> None:
         began = time.perf_counter()

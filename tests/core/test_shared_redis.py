@@ -13,7 +13,7 @@ from app.core.redis_link import RedisLink
 
 
 async def test_databases_share_neither_limits_nor_cache(redis_port: int) -> None:
-    link = RedisLink(f"redis://127.0.0.1:{redis_port}")
+    link = RedisLink(f"redis://127.0.0.1:{redis_port}", answer_seconds=20)
     assert await link.probe()
     assert link.health() == {"status": "ok", "backend": "redis"}
     one, same, other = (RateLimiter(link, namespace=f"arrow:{name}") for name in ("one", "one", "other"))

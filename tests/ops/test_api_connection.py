@@ -19,7 +19,7 @@ def check(*arguments: str, typed: str = "", password: str | None = None) -> subp
     env = {"PATH": "/usr/bin:/bin", **({"ARROW_PASSWORD": password} if password else {})}
     command = [sys.executable, str(ROOT / "scripts" / "test_api_connection.py"), *arguments]
     return subprocess.run(
-        command, env=env, cwd="/", input=typed, capture_output=True, text=True, timeout=30, check=False
+        command, env=env, cwd="/", input=typed, capture_output=True, text=True, timeout=50, check=False
     )
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from tests.ops.repository import ROOT, repository_files
 from tests.support.http import NO_TLS
+from tests.support.service import wait_for_end
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -77,9 +78,8 @@ def running(folder: Path, deadline: float) -> Iterator[tuple[psutil.Process, str
         started = process.children(recursive=True)
         yield process, address
         process.send_signal(signal.SIGTERM)
-        assert process.wait(25) in (0, -signal.SIGTERM), log.read_text()[-4000:]
-        _, alive = psutil.wait_procs(started, timeout=5)
-        assert not alive, "the service left processes behind"
+        assert process.wait(40) in (0, -signal.SIGTERM), log.read_text()[-4000:]
+        assert not wait_for_end(started, 30), "the service left processes behind"
     finally:
         for left in [process, *started]:
             if left.is_running():

@@ -74,28 +74,43 @@ async def test_an_expired_token_opens_nothing(server: Server) -> None:
 
 
 async def test_private_subscriptions_end_with_the_token(server: Server) -> None:
-    token = server.accounts.token("ann", seconds=0.4)
     async with server.connect() as client:
-        await client.sign_in(token)
+        await client.sign_in(server.accounts.token("ann"))
         await client.subscribe("alerts")
         await client.subscribe("ticks")
+        await sign_in_for_a_moment(server, client)
         told = await client.receive()
         assert (told["type"], told["code"]) == ("error", "token_expired")
         assert "alerts" in told["detail"]
-        assert await server.publish("alerts", {}, owner=server.accounts.user_id(token)) == 0
+        assert await server.publish("alerts", {}, owner=server.accounts.user_id("ann-0")) == 0
         await server.publish("ticks", {"price": 1}, key="A")
         assert (await client.receive())["channel"] == "ticks"
 
 
 async def test_a_refreshed_token_carries_the_subscriptions_on(server: Server) -> None:
-    first = server.accounts.token("ann", seconds=0.4)
-    async with server.connect() as client:
-        await client.sign_in(first)
-        await client.subscribe("alerts")
-        await client.sign_in(server.accounts.token("ann"))
-        await asyncio.sleep(0.6)
-        await server.publish("alerts", {"n": 1}, owner=server.accounts.user_id(first))
-        assert (await client.receive())["data"] == {"n": 1}
+    kept = server.accounts.token("ann")
+    for seconds in (0.4, 4.0):  # the second only where the machine was too slow to get in time to the token after it
+        async with server.connect() as client:
+            await client.sign_in(kept)
+            await client.subscribe("alerts")
+            await sign_in_for_a_moment(server, client, seconds)
+            if (await client.ask({"action": "auth", "token": kept}))["type"] == "error":
+                continue
+            await asyncio.sleep(seconds * 1.5)
+            await server.publish("alerts", {"n": 1}, owner=server.accounts.user_id(kept))
+            assert (await client.receive())["data"] == {"n": 1}
+            return
+    raise AssertionError("the token ended before it was followed by another")
+
+
+async def sign_in_for_a_moment(server: Server, client: Client, seconds: float = 0.4) -> None:
+    """With a token that ends soon; again if it had ended on its way."""
+    while True:
+        token = server.accounts.token("ann", seconds=seconds)
+        answer = await client.ask({"action": "auth", "token": token})
+        if answer["type"] == "authenticated":
+            return
+        assert answer["code"] == "token_expired"
 
 
 async def test_another_user_on_the_same_socket_hears_nothing_of_the_former(server: Server) -> None:
@@ -149,7 +164,7 @@ async def test_a_session_revoked_while_its_token_is_checked_opens_nothing(auth_s
     server.accounts.gate = asyncio.Event()
     async with server.connect() as client:
         await client.send({"action": "auth", "token": token})
-        await asyncio.to_thread(server.accounts.checking.wait, 5)
+        await asyncio.to_thread(server.accounts.checking.wait, 30)
         await revoke(server, token)
         await server.do(server.accounts.gate.set)
         assert (await client.receive())["code"] == "unauthorized"

@@ -138,7 +138,7 @@ async def test_an_account_deactivated_while_its_token_is_checked_opens_nothing(
     server.accounts.gate = asyncio.Event()
     async with server.connect() as client:
         await client.send({"action": "auth", "token": token})
-        await asyncio.to_thread(server.accounts.checking.wait, 5)
+        await asyncio.to_thread(server.accounts.checking.wait, 30)
         await account_changed(server, token, is_active=is_active)
         await account_changed(server, server.accounts.token("bob"), is_active=False)
         await server.do(server.accounts.gate.set)

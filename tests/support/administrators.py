@@ -16,7 +16,7 @@ from tests.support.service import ServiceProcess
 @asynccontextmanager
 async def signed_in(url: str, email: str, password: str = PASSWORD) -> AsyncIterator[Person]:
     """The owner of an existing account, whose client is closed in the end."""
-    async with httpx.AsyncClient(base_url=url, timeout=15, verify=NO_TLS) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, verify=NO_TLS) as client:
         answer = await client.post("/api/v1/auth/login", json={"email": email, "password": password})
         assert answer.status_code == 200, answer.text
         tokens = answer.json()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-PATIENCE = 8.0
+PATIENCE = 30.0
 
 
 @contextmanager

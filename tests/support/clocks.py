@@ -1,6 +1,17 @@
-"""Clocks that tests own; each fills the port `app.core.clock.Clock`."""
+"""Clocks that tests own, each fills the port `app.core.clock.Clock`; and the minute of the machine's own."""
 
+import time
 from datetime import UTC, datetime, timedelta
+
+
+def wait_for_minute(seconds: float) -> None:
+    """Wait until the minute of the clock has so many seconds left, as tests marked `within_a_minute` begin.
+
+    For tests that start a service first, which may take as long on a busy machine.
+    """
+    left = 60 - time.time() % 60
+    if left < seconds:
+        time.sleep(left)
 
 
 class StandingClock:

@@ -42,7 +42,7 @@ async def sign_up(url: str, email: str | None = None, *, address: str | None = N
     """A new account on the service at `url`, for somebody who comes from `address` through a trusted proxy."""
     email = email or f"{secrets.token_hex(6)}@example.com"
     headers = {"X-Forwarded-For": address} if address else {}
-    client = httpx.AsyncClient(base_url=url, timeout=15, headers=headers, verify=NO_TLS)
+    client = httpx.AsyncClient(base_url=url, timeout=30, headers=headers, verify=NO_TLS)
     answer = await client.post("/api/v1/auth/signup", json={"email": email, "password": PASSWORD})
     assert answer.status_code == 201, answer.text
     tokens = answer.json()

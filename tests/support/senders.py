@@ -61,7 +61,7 @@ class Senders:
         """How often each status was answered; a connection error counts under its name."""
         return Counter(answer for sent in self.sent for answer in sent.answers)
 
-    async def until_acknowledged(self, more: int, seconds: float = 20) -> None:
+    async def until_acknowledged(self, more: int, seconds: float = 40) -> None:
         """Wait until `more` further alerts have been acknowledged."""
         goal, deadline = len(self.acknowledged) + more, time.monotonic() + seconds
         while len(self.acknowledged) < goal:
@@ -70,7 +70,7 @@ class Senders:
 
     async def _send(self, sender: int) -> None:
         # One connection each, kept alive, as a sender's HTTP library does it.
-        async with httpx.AsyncClient(timeout=15, limits=httpx.Limits(max_connections=1), verify=NO_TLS) as client:
+        async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=1), verify=NO_TLS) as client:
             for number in itertools.count():
                 if self._stopping:
                     return

@@ -152,7 +152,7 @@ class ServiceProcess:
 
     def health(self) -> dict[str, Any]:
         """The answer of `/health`."""
-        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=10, verify=NO_TLS).json()
+        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=30, verify=NO_TLS).json()
         return answer
 
     def worker_pids(self) -> list[int]:
@@ -194,9 +194,9 @@ class ServiceProcess:
                 victim.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(victims, timeout=10)
+        wait_for_end(victims, 30)
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait(30)
 
     def stop(self, *, wait: float = 20) -> int:
         """SIGTERM, and the exit status; whatever is left after `wait` seconds is killed and fails the test."""
@@ -207,7 +207,7 @@ class ServiceProcess:
         try:
             status = self.process.wait(wait)
         finally:
-            _, alive = psutil.wait_procs(family, timeout=3)
+            alive = wait_for_end(family, 10)
             for left in alive:
                 left.kill()
             self.process = None
@@ -246,3 +246,18 @@ class ServiceProcess:
             return [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+
+def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that have not ended in that time. One whose parent is gone, and that nobody collects, has."""
+    deadline = time.monotonic() + seconds
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -24,7 +24,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from tests.support.certificates import Certificate
 from tests.support.service import free_port
 
-PATIENCE = 8.0
+PATIENCE = 30.0
 TlsMode = Literal["none", "starttls", "tls"]
 
 
@@ -154,6 +154,8 @@ class SmtpServer:
         self.faults = Faults()
         self.mails: list[Received] = []
         self.connections = 0
+        self.connected_at: list[float] = []
+        """`time.monotonic()` of each of them."""
         self.sign_ins: list[str] = []
         """Names that were tried, right or wrong."""
         self.open_connections: set[_Protocol] = set()
@@ -237,6 +239,7 @@ class SmtpServer:
     def note_connection(self, connection: _Protocol) -> int:
         """Remember it, and give it its number."""
         self.open_connections.add(connection)
+        self.connected_at.append(time.monotonic())
         self.connections += 1
         return self.connections
 

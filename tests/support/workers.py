@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.support.http import NO_TLS
 from tests.support.service import ServiceProcess
 
-PATIENCE = 15.0
+PATIENCE = 40.0
 """Seconds after which a worker that got no connection is taken to be dead. The system deals them out as it likes."""
 
 
@@ -36,7 +36,7 @@ def _port(answer: httpx.Response) -> int:
 async def _pinned(service: ServiceProcess) -> tuple[int, httpx.AsyncClient]:
     """A client with one connection, and the worker behind it; it fails rather than change to another connection."""
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60)
-    client = httpx.AsyncClient(base_url=service.url, timeout=15, limits=limits, verify=NO_TLS)
+    client = httpx.AsyncClient(base_url=service.url, timeout=30, limits=limits, verify=NO_TLS)
     port = _port(await client.get("/health/live"))
 
     async def same_connection(answer: httpx.Response) -> None:

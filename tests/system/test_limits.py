@@ -18,7 +18,7 @@ from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person, alert, sign_up
 from tests.support.service import ServiceProcess, free_port
 
-pytestmark = pytest.mark.within_a_minute(6)
+pytestmark = pytest.mark.within_a_minute(10)
 
 PUBLIC, USER, KEY, ACCOUNT, ADDRESS = 6, 12, 7, 3, 5
 LIMITS = {
@@ -47,7 +47,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 async def at(service: ServiceProcess, address: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client at an address that nobody else has, or at this one."""
     headers = {"X-Forwarded-For": address or next(_addresses)}
-    async with httpx.AsyncClient(base_url=service.url, timeout=15, headers=headers, verify=NO_TLS) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=30, headers=headers, verify=NO_TLS) as client:
         yield client
 
 
@@ -215,17 +215,28 @@ def redis() -> Iterator[ValkeyServer]:
     server.terminate()
 
 
-async def until_health(service: ServiceProcess, seconds: float = 15, **cache: object) -> dict[str, Any]:
+async def until_health(service: ServiceProcess, seconds: float = 30, **cache: object) -> dict[str, Any]:
     """The state of health, once its `cache` line is this; nothing that Redis does makes it a 503."""
     deadline = time.monotonic() + seconds
     while True:
-        answer = await asyncio.to_thread(httpx.get, f"{service.url}/health", timeout=10)
+        answer = await asyncio.to_thread(httpx.get, f"{service.url}/health", timeout=30)
         assert answer.status_code == 200
         health: dict[str, Any] = answer.json()
         if cache.items() <= health["cache"].items() and (health["status"] == "ok") == (cache["status"] == "ok"):
             return health
         assert time.monotonic() < deadline, health
         await asyncio.sleep(0.1)
+
+
+async def quickest(service: ServiceProcess) -> float:
+    """The seconds that the quickest of some requests takes."""
+    took = []
+    async with at(service) as client:
+        for _ in range(8):
+            began = time.monotonic()
+            assert (await client.get("/")).status_code == 200
+            took.append(time.monotonic() - began)
+    return min(took)
 
 
 async def use(person: Person) -> None:
@@ -268,9 +279,12 @@ async def test_redis_shares_limits_and_may_go_away(make_service: Callable[..., S
         redis.terminate()
         # Each counts by itself now: requests go on, and the limit still limits.
         assert await both(next(_addresses)) == {200: 20}
-        exhausted = next(_addresses)
-        async with at(one, exhausted) as client:
-            assert await statuses(lambda: client.get("/"), 15) == {200: 10, 429: 5}
+        for _ in range(3):  # the minute may turn meanwhile
+            async with at(one) as client:
+                seen = await statuses(lambda client=client: client.get("/"), 15)  # type: ignore[misc]
+            if seen == {200: 10, 429: 5}:
+                break
+        assert seen == {200: 10, 429: 5}
         await use(person)
         health = await until_health(one, status="degraded", backend="memory")
         assert health["database"]["status"] == "ok"
@@ -282,10 +296,9 @@ async def test_redis_shares_limits_and_may_go_away(make_service: Callable[..., S
             # A server that hangs is no better than none: it is left alone after one short wait.
             assert again._process
             again._process.send_signal(signal.SIGSTOP)
-            began = time.monotonic()
             await use(person)
             assert await both(next(_addresses)) == {200: 20}
-            assert time.monotonic() - began < 20
+            assert await quickest(one) < 0.4  # Redis would be waited for half a second
             await until_health(one, status="degraded", backend="memory")
             again._process.send_signal(signal.SIGCONT)
             await until_health(one, status="ok", backend="redis")

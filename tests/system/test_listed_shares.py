@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from tests.simulators.yahoo import YahooSimulator
 from tests.simulators.yahoo.simulator import too_many
 from tests.support.people import Person, somebody
-from tests.support.service import ServiceProcess
+from tests.support.service import ServiceProcess, wait_for_end
 from tests.system.crypto.kit import subscribed
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ async def test_from_a_price_to_a_streamed_signal(desk: ServiceProcess, trader: P
         await subscribed(socket, trader, channel="signals")
         made = await trader.client.post("/api/signals/generate/RELIANCE", json={"timeframe": "1D"})
         assert made.status_code == 200, made.text
-        streamed = json.loads(await asyncio.wait_for(socket.recv(), 10))
+        streamed = json.loads(await asyncio.wait_for(socket.recv(), 30))
     signal = made.json()
 
     assert quote["symbol"] == signal["symbol"] == indicators["symbol"] == "RELIANCE.NS"
@@ -123,5 +123,5 @@ async def test_yahoos_process_ends_with_the_service(tmp_path: Path, yahoo: Yahoo
 
     await asyncio.to_thread(service.close)
 
-    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 5)
+    alive = await asyncio.to_thread(wait_for_end, children, 30)
     assert alive == []

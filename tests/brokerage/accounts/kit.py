@@ -24,6 +24,7 @@ from app.brokerage.accounts.sessions import BrokerSessions
 from app.brokerage.accounts.sign_ins import SignIns
 from app.brokerage.accounts.store import AccountStore
 from app.brokerage.adapters.angel_one.client import AngelOneBroker
+from app.brokerage.adapters.groww.mapping import tokens_die
 from app.brokerage.adapters.zerodha.client import ZerodhaBroker
 from app.brokerage.errors import BrokerSessionError
 from app.brokerage.ports import Broker, BrokerAccount, BrokerSession
@@ -133,6 +134,8 @@ class PlainBroker:
 
     clock: StandingClock
     lifetime: timedelta | None = timedelta(hours=12)
+    daily: bool = False
+    """Whether its sessions die at six in the morning, as Groww's do, instead."""
     refuse: str | None = None
     error: Exception | None = None
     sign_ins: int = 0
@@ -175,9 +178,10 @@ class PlainBroker:
         if self.refuse is not None and account.secrets["api_key"].get_secret_value() == self.refuse:
             raise BrokerSessionError("Groww refused the sign-in.")
         refresh = SecretStr("refresh-" + secrets.token_hex(8)) if self.refreshes else None
+        ends = self.clock.now() + self.lifetime if self.lifetime else None
         return BrokerSession(
             access_token=SecretStr("token-" + secrets.token_hex(12)),
-            expires_at=self.clock.now() + self.lifetime if self.lifetime else None,
+            expires_at=tokens_die(self.clock.now()) if self.daily else ends,
             refresh_token=refresh,
             broker_user_id=self.client,
         )

@@ -6,9 +6,9 @@ import pytest
 from pydantic import SecretStr
 
 from app.brokerage.adapters.groww.client import GrowwBroker
-from app.brokerage.adapters.http import Timeouts
 from app.brokerage.ports import BrokerAccount, BrokerSession
 from app.brokerage.words import BrokerName
+from tests.brokerage.patience import TIMEOUTS
 from tests.simulators.brokers.groww import GrowwSimulator
 from tests.support.clocks import StandingClock
 
@@ -33,8 +33,7 @@ async def groww(clock: MarketClock) -> AsyncIterator[GrowwSimulator]:
 
 @pytest.fixture
 async def broker(clock: MarketClock, groww: GrowwSimulator) -> AsyncIterator[GrowwBroker]:
-    timeouts = Timeouts(connect=1.0, read=0.3, whole=1.0)
-    made = GrowwBroker(clock, instruments_url=groww.instruments_url, timeouts=timeouts, rates={})
+    made = GrowwBroker(clock, instruments_url=groww.instruments_url, timeouts=TIMEOUTS, rates={})
     yield made
     await made.close()
 

@@ -31,6 +31,7 @@ from app.brokerage.words import (
     Validity,
 )
 from tests.brokerage.groww.conftest import MarketClock, account_at
+from tests.brokerage.patience import TIMEOUTS
 from tests.simulators.brokers.book import Holding
 from tests.simulators.brokers.groww import GrowwSimulator
 from tests.simulators.brokers.instruments import INFY, RELIANCE
@@ -367,7 +368,7 @@ async def test_an_order_that_went_wrong(
 ):
     groww.fail(fault, on="/order/create", **options)
     sent = ticket()
-    with pytest.raises(BrokerError) as said:
+    with pytest.raises(BrokerError) as said, TIMEOUTS.hurried(needed=fault in {"slow", "half_open"}):
         await broker.place(account, session, sent)
     assert type(said.value) is error
     assert groww.calls["POST /v1/order/create"] == 1  # never sent again
@@ -423,7 +424,7 @@ async def test_a_book_that_cannot_be_read_is_no_empty_book(
 ):
     good = Fault()
     groww.fail(*([good] * segment), fault)
-    with pytest.raises(BrokerUnavailableError):
+    with pytest.raises(BrokerUnavailableError), TIMEOUTS.hurried(needed=fault == "slow"):
         await broker.orders(account, session)
 
 

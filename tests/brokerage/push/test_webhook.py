@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -230,13 +231,17 @@ async def test_an_unsigned_push_of_upstox_is_a_hint_and_tells_nothing(desk: Desk
     answers = [await push(desk, "upstox", event) for event in ({"user_id": "7pbkl3"}, {"user_id": "other"}, {}, b"???")]
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, '{"status":"noted"}')}
     assert desk.recorder.looked == [str(account_id)]
+    began = time.monotonic()
     for _ in range(70):
         await push(desk, "upstox", {"user_id": "7PBKL3", "status": "complete", "filled_quantity": 10})
-    assert 60 <= len(desk.recorder.looked) <= 65  # a minute (which slides), whoever sends them
+    more = 2 + time.monotonic() - began  # the minute slides: one a second
+    assert 60 <= len(desk.recorder.looked) <= 60 + more
     assert not desk.recorder.observed
 
 
 async def test_pushes_are_limited_by_network(desk: Desk) -> None:
-    statuses = [(await push(desk, "upstox", b"{}")).status_code for _ in range(320)]
+    statuses: list[int] = []
+    while len(statuses) < 3000 and 429 not in statuses:  # the window slides: it lets five more a second pass
+        statuses.append((await push(desk, "upstox", b"{}")).status_code)
     assert set(statuses[:300]) == {200}
-    assert 429 in statuses[300:]  # a window that slides lets a few more pass
+    assert statuses[-1] == 429

@@ -33,6 +33,7 @@ from app.brokerage.words import (
     Product,
     Side,
 )
+from tests.brokerage.patience import TIMEOUTS
 from tests.brokerage.vendors import MarketClock, Vendor, account_of, zerodha
 from tests.simulators.angel_one.http import Answer, HttpRequest, HttpServer
 from tests.simulators.brokers.instruments import INSTRUMENTS, RELIANCE
@@ -290,7 +291,7 @@ def test_what_is_no_such_file(file: bytes):
 @pytest.mark.parametrize("fault", ["html", "lost", "redirect", "not_gzip", "unknown_encoding", "empty", "slow"])
 async def test_a_list_that_cannot_be_had(vendor: Vendor, fault: str):
     vendor.simulator.fail(fault)
-    with pytest.raises(BrokerUnavailableError):
+    with pytest.raises(BrokerUnavailableError), TIMEOUTS.hurried(needed=fault == "slow"):
         await vendor.broker.listings()
 
 
@@ -362,7 +363,7 @@ async def test_an_order_id_cannot_lead_elsewhere(vendor: Vendor):
 
 
 async def test_the_simulator_signs_in_as_the_vendors_page_does(vendor: Vendor):
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         page = vendor.simulator.environment()["ZERODHA_LOGIN_URL"]
         went = await client.get(page, params={"v": "3", "api_key": "k"})
     token = dict(parse_qsl(went.headers["Location"].partition("?")[2]))["request_token"]

@@ -2,8 +2,8 @@
 
 import copy
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +27,29 @@ from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db
 
 NOON = datetime(2026, 11, 10, 12, 2, tzinfo=UTC)
-USUAL = Timeouts()
-SHORT = Timeouts(connect=0.5, read=0.5, whole=0.7)
+
+
+class Patience(Timeouts):
+    """Half a minute, except within `hurried()`: a test that waits for a timeout should not wait that long."""
+
+    short = False
+
+    @contextmanager
+    def hurried(self, *, needed: bool = True) -> Iterator[None]:
+        """Requests that begin now are given up soon. Around those alone that stay without an answer."""
+        self.short = needed
+        try:
+            yield
+        finally:
+            self.short = False
+
+    @property
+    def whole(self) -> float:  # type: ignore[override]
+        return 0.7 if self.short else self[2]
+
+
+TIMEOUTS = Patience(connect=30.0, read=30.0, whole=30.0)
+"""No machine is too slow for them. One for a whole process: its tests run one after the other."""
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and is made in no time: for connections without encryption."""
 Simulator = CoinGeckoSimulator | CoinMarketCapSimulator
@@ -41,7 +62,7 @@ def adapter_of(
     key: str | None = None,
     base_url: str | None = None,
     tls: ssl.SSLContext | None = NOBODY,
-    timeouts: Timeouts = USUAL,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> CoinGecko | CoinMarketCap:
     """The adapter that asks `simulator`, with its key or another."""
     clock, sent, where = clock or SystemClock(), key or simulator.key, base_url or simulator.base_url
@@ -70,7 +91,7 @@ class Both:
         self.cap = CoinMarketCapSimulator(market, now=self.clock.now, **limits)
         self.stack = AsyncExitStack()
 
-    def sources(self, *, timeouts: Timeouts = SHORT, second: bool = True, **settings: Any) -> ListingSources:
+    def sources(self, *, timeouts: Timeouts = TIMEOUTS, second: bool = True, **settings: Any) -> ListingSources:
         """As one process of the service makes them."""
         values: dict[str, Any] = {
             "data_dir": self.folder,

@@ -30,7 +30,7 @@ from app.core.settings import Settings
 from app.crypto.errors import UnreachableError
 from app.crypto.generations import GenerationStore
 from app.crypto.lane import ListingLane
-from app.crypto.listing import COLD_SECONDS, Listings
+from app.crypto.listing import Listings
 from app.crypto.ports import Category, CoinListing, Fetched, Provider
 from app.crypto.register import CoinRegister
 from app.crypto.requested_sync import RequestedSync
@@ -277,8 +277,8 @@ async def room_of(
     source: RowSource | None = None,
     transport: Transport | None = None,
     cold: bool = True,
-    cold_seconds: float = COLD_SECONDS,
-    patience: float = 20.0,
+    cold_seconds: float = 30.0,
+    patience: float = 30.0,
     **settings: Any,
 ) -> AsyncIterator[Room]:
     """Put the room together; Beanie has to know the documents already."""

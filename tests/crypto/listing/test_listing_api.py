@@ -226,7 +226,7 @@ async def test_what_the_client_has_is_not_sent_again(listed: Room, path: str):
 
 
 @pytest.mark.usefixtures("listing_db")
-@pytest.mark.within_a_minute(6)
+@pytest.mark.within_a_minute(12)
 async def test_ready_answers_are_the_ones_that_were_made_and_limited_as_they():
     async with room_of(rate_limit_per_minute=6) as room:
         await room.synced(COINS)

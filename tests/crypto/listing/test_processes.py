@@ -30,6 +30,11 @@ from tests.crypto.listing.kit import BASE, COINS, SIGNED_IN, PointsKept, Room, R
 MakeRoom = Callable[..., Any]
 
 
+def heard_by_all(folder: Path) -> LoopbackTransport:
+    """Its heartbeats are rare: a process that stands still for a while is not taken for one that hangs."""
+    return LoopbackTransport(folder, beat_seconds=20)
+
+
 @pytest.fixture
 async def make_room(listing_db: Database, tmp_path: Path) -> AsyncIterator[MakeRoom]:
     """Makes rooms that hear of one another; they share a database, and a source."""
@@ -38,7 +43,7 @@ async def make_room(listing_db: Database, tmp_path: Path) -> AsyncIterator[MakeR
         source, clock = RowSource(rows=list(COINS)), SetClock()
 
         async def make(**options: Any) -> Room:
-            options = {"clock": clock, "source": source, "transport": LoopbackTransport(tmp_path)} | options
+            options = {"clock": clock, "source": source, "transport": heard_by_all(tmp_path)} | options
             return await stack.enter_async_context(room_of(**options))
 
         yield make
@@ -74,7 +79,7 @@ async def test_prices_switch_without_anybody_asking(make_room: MakeRoom):
 
 
 async def test_a_process_that_missed_the_news_looks_again_in_time(make_room: MakeRoom, tmp_path: Path):
-    here, apart = await make_room(), await make_room(transport=LoopbackTransport(tmp_path / "apart"))
+    here, apart = await make_room(), await make_room(transport=heard_by_all(tmp_path / "apart"))
     await here.synced([gecko("a", "A")])
     assert await apart.slugs() == ["a"]
     await here.synced([gecko("b", "B")])
@@ -89,7 +94,7 @@ async def test_a_process_that_missed_the_news_looks_again_in_time(make_room: Mak
 
 
 async def test_without_the_bus_every_request_looks(make_room: MakeRoom, tmp_path: Path):
-    here, cut_off = await make_room(), await make_room(transport=LoopbackTransport(tmp_path / "apart"))
+    here, cut_off = await make_room(), await make_room(transport=heard_by_all(tmp_path / "apart"))
     await cut_off.bus.stop()
     for slug in "abc":
         await here.synced([gecko(slug)])
@@ -104,7 +109,7 @@ class Process:
 
     def __init__(self, db: Database, folder: Path, number: int, source: RowSource) -> None:
         clock = SystemClock()
-        self.bus = Bus(LoopbackTransport(folder))
+        self.bus = Bus(heard_by_all(folder))
         self.scheduler = Scheduler(
             db=db, store=MongoRunStore(clock), bus=self.bus, clock=clock, holder=f"process {number}"
         )
@@ -114,8 +119,9 @@ class Process:
         )
         self.scheduler.add(Job(SYNC, sync.sync, group=GROUP))
         self.listings = Listings(
-            store=store, register=register, bus=self.bus, clock=clock, cache_seconds=300, runs=self.scheduler
-        )
+            store=store, register=register, bus=self.bus, clock=clock, cache_seconds=300, runs=self.scheduler,
+            cold_seconds=30,
+        )  # fmt: skip
 
     async def close(self) -> None:
         await self.listings.close()
@@ -187,7 +193,7 @@ async def test_a_slow_first_sync_is_waited_for_a_while_only(make_room: MakeRoom)
 
 async def test_the_same_sync_asked_for_twice_is_one(make_room: MakeRoom):
     room = await make_room()
-    room.source.seconds = 0.05
+    room.source.seconds = 0.3
     answers = await asyncio.gather(*[room.client.post(BASE + "/sync", headers=SIGNED_IN) for _ in range(5)])
 
     assert sorted(answer.json()["joined"] for answer in answers) == [False, True, True, True, True]

@@ -141,7 +141,7 @@ async def test_a_sync_asks_for_what_a_provider_can_answer(room: Room, query: dic
 
 
 @pytest.mark.usefixtures("listing_db")
-@pytest.mark.within_a_minute(6)
+@pytest.mark.within_a_minute(12)
 async def test_syncs_are_limited_by_address_and_need_a_token():
     async with room_of(crypto_sync_rate_limit_per_minute=3) as room:
         room.source.rows = list(COINS)

@@ -41,20 +41,20 @@ async def use(url: str, feed_url: str, secrets: list[str]) -> None:
     from app.integrations.angel_one.subscriptions import Instrument, Subscription
 
     account = Credentials(*(SecretStr(secret) for secret in secrets))
-    session = AngelOneSession(account, clock=SystemClock(), base_url=url, timeout=(5, 5))
+    session = AngelOneSession(account, clock=SystemClock(), base_url=url, timeout=(30, 30))
     tokens = await session.tokens()
     await session.profile()
     feed = FeedClient(url=feed_url, session=session, clock=SystemClock())
     first = asyncio.Event()
     wanted = [Subscription(Mode.LTP, Instrument(Exchange.NSE_CM, "99926000"))]
     running = asyncio.create_task(feed.run(lambda: wanted, lambda *_: first.set()))
-    await asyncio.wait_for(first.wait(), 10)
+    await asyncio.wait_for(first.wait(), 30)
     running.cancel()
     await asyncio.wait([running])
     await session.close()
     wrong = Credentials(account.api_key, account.client_id, SecretStr("wrongPin"), account.totp_key)
     for broken, base in ((wrong, url), (account, "http://127.0.0.1:9")):
-        session = AngelOneSession(broken, clock=SystemClock(), base_url=base, timeout=(5, 5))
+        session = AngelOneSession(broken, clock=SystemClock(), base_url=base, timeout=(30, 30))
         try:
             await session.tokens()
         except AngelOneError as error:

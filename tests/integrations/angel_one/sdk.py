@@ -49,7 +49,7 @@ class Sdk:
         assert self._child.stdin is not None
         self._child.stdin.write(json.dumps([command, arguments]) + "\n")
         self._child.stdin.flush()
-        answer = self._answers.get(timeout=20)
+        answer = self._answers.get(timeout=50)
         if answer is None:
             raise SdkError("the child has ended")
         if "raised" in answer:
@@ -59,7 +59,7 @@ class Sdk:
     def hear(self, socket: int) -> dict[str, Any]:
         """The next event of a socket; what former sockets still say is passed over."""
         while True:
-            event = self._events.get(timeout=5)
+            event = self._events.get(timeout=30)
             if event["socket"] == socket:
                 return event
 

@@ -72,7 +72,7 @@ class Commands:
         """Make a `SmartConnect`."""
         from SmartApi import SmartConnect
 
-        self._clients["it"] = SmartConnect(api_key=api_key, root=root, timeout=3)
+        self._clients["it"] = SmartConnect(api_key=api_key, root=root, timeout=30)
         return "made"
 
     def call(self, method: str, arguments: list[Any]) -> Any:

@@ -44,7 +44,7 @@ def credentials(simulator: AngelOneSimulator, **changes: str) -> Credentials:
 async def session_of(
     simulator: AngelOneSimulator, *, account: Credentials | None = None, **options: Any
 ) -> AsyncIterator[AngelOneSession]:
-    options = {"clock": SystemClock(), "base_url": simulator.rest_url, "timeout": (5.0, 5.0), **options}
+    options = {"clock": SystemClock(), "base_url": simulator.rest_url, "timeout": (30.0, 30.0), **options}
     session = AngelOneSession(account or credentials(simulator), **options)
     try:
         yield session

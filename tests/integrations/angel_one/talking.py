@@ -30,7 +30,7 @@ def headers(simulator: AngelOneSimulator, jwt: str | None = None) -> dict[str, s
 
 
 async def post(simulator: AngelOneSimulator, path: str, body: object, jwt: str | None = None) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=simulator.rest_url, timeout=2, verify=TLS) as client:
+    async with httpx.AsyncClient(base_url=simulator.rest_url, timeout=30, verify=TLS) as client:
         return await client.post(path, json=body, headers=headers(simulator, jwt))
 
 

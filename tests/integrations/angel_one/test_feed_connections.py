@@ -6,12 +6,13 @@ import time
 from http import HTTPStatus
 
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from app.integrations.angel_one.link import Timing
 from app.integrations.angel_one.subscriptions import FeedLimits
-from tests.integrations.angel_one.following import Follower, following, key, ltp, tried, until
+from tests.integrations.angel_one.following import SHARP, Follower, following, key, ltp, tried, until
 from tests.integrations.angel_one.signing_in import credentials, sign_ins
 from tests.integrations.angel_one.talking import NIFTY, NIFTY_KEY
 from tests.simulators.angel_one import INDICES, AngelOneSimulator
@@ -21,23 +22,23 @@ from tests.support.certificates import Certificate, make_certificate
 
 
 async def test_a_half_open_connection_is_noticed(angel_one: AngelOneSimulator):
-    async with following(angel_one) as follower:
+    async with following(angel_one, timing=SHARP) as follower:
         await follower.sees_ticks()
-        (dead,) = angel_one.feed.connections
+        dead, before = angel_one.feed.connections[-1], angel_one.feed.handshakes
         dead.go_silent()
-        await tried(angel_one, 2)
+        await angel_one.feed.until(lambda: angel_one.feed.handshakes > before)
         dead.abort()
         await angel_one.feed.until(lambda: dead not in angel_one.feed.connections)
         await follower.sees_ticks()
         assert follower.client.health().last_error == "feed: silent"
-        assert follower.client.health().reconnects == 1
+        assert follower.client.health().reconnects >= 1
     assert sign_ins(angel_one) == (1, 0)
 
 
 async def test_unanswered_heartbeats_and_no_frames_mean_a_dead_connection(angel_one: AngelOneSimulator):
     angel_one.feed.faults.mute_pong = True
-    async with following(angel_one) as follower:
-        await tried(angel_one, 2)
+    async with following(angel_one, timing=SHARP) as follower:
+        await angel_one.feed.until(lambda: angel_one.feed.handshakes >= 2)
         angel_one.feed.faults.mute_pong = False
         await follower.sees_ticks()
         assert follower.client.health().last_error == "feed: silent"
@@ -45,7 +46,7 @@ async def test_unanswered_heartbeats_and_no_frames_mean_a_dead_connection(angel_
 
 async def test_frames_alone_are_a_sign_of_life(angel_one: AngelOneSimulator):
     angel_one.feed.faults.mute_pong = True
-    async with following(angel_one) as follower:
+    async with following(angel_one, timing=SHARP) as follower:
         await angel_one.feed.subscribed([NIFTY_KEY])
         for _ in range(8):
             await angel_one.tick()
@@ -55,12 +56,10 @@ async def test_frames_alone_are_a_sign_of_life(angel_one: AngelOneSimulator):
 
 
 async def test_a_connection_that_lives_and_brings_nothing_is_made_anew_ever_more_rarely(angel_one: AngelOneSimulator):
-    clock = asyncio.get_running_loop().time
-    async with following(angel_one, timing=Timing(stale_after=0.4, quiet_after=0.1, first_wait=0.001)) as follower:
-        times = []
-        for count in (1, 2, 3):
-            await tried(angel_one, count)
-            times.append(clock())
+    timing = Timing(stale_after=30.0, quiet_after=0.1, beat_every=0.02, first_wait=0.001)
+    async with following(angel_one, timing=timing) as follower:
+        await angel_one.feed.until(lambda: angel_one.feed.handshakes >= 3)
+        times = angel_one.feed.handshake_times
         assert times[1] - times[0] >= 0.09  # noticed some milliseconds late
         assert times[2] - times[1] >= 0.19
         assert follower.client.health().last_error == "feed: no data"
@@ -86,21 +85,20 @@ async def test_a_lost_connection_comes_back_with_its_subscriptions(angel_one: An
 
 
 async def test_tries_become_rarer_until_a_frame_has_come(angel_one: AngelOneSimulator):
-    clock = asyncio.get_running_loop().time
     angel_one.feed.faults.refuse = 503
     async with following(angel_one, timing=Timing(first_wait=0.02, last_wait=60)) as follower:
-        await tried(angel_one, 1)
-        began = clock()
         await tried(angel_one, 6)
-        assert clock() - began > 0.02 * (1 + 2 + 4 + 8 + 16) / 2 - 0.01
+        times = angel_one.feed.handshake_times
+        assert times[5] - times[0] > 0.02 * (1 + 2 + 4 + 8 + 16) / 2 - 0.01
         await until(follower, "backing off")
         assert follower.client.health().last_error == "feed: handshake 503"
         angel_one.feed.faults.refuse = None
         await follower.sees_ticks()
-        angel_one.feed.connections[0].abort()
-        began = clock()
-        await tried(angel_one, 8)
-        assert clock() - began < 0.6  # it would be 0.64 s and more
+        with capture_logs() as logged:
+            angel_one.feed.connections[0].abort()
+            await tried(angel_one, 8)
+        [wait] = [entry["next_try_seconds"] for entry in logged if "next_try_seconds" in entry]
+        assert wait <= 0.1  # it would be 0.64 s and more
 
 
 # What was missed
@@ -118,18 +116,18 @@ async def test_each_connection_says_what_it_missed_and_when(angel_one: AngelOneS
 
         await angel_one.tick(INDICES[1])
         await follower.until_frames(1)
-        lost_at = now_ms()
         (away,) = (one for one in angel_one.feed.connections if key(first) in one.subscriptions)
         angel_one.feed.faults.refuse = 503
         away.abort()
         await angel_one.feed.until(lambda: away not in angel_one.feed.connections)
+        lost_at = now_ms()
         for _ in range(30):
             await angel_one.tick(INDICES[1])  # the other one brings what it always brought
             await asyncio.sleep(0.01)
         assert follower.losses == []
         sure = follower.client.health().sure_until
         assert sure is not None
-        assert sure.timestamp() * 1000 <= lost_at + 1000 / 2
+        assert sure.timestamp() * 1000 <= lost_at + 250
         angel_one.feed.faults.refuse = None
         await told(follower, 1)
         [(tokens, start, end)] = follower.losses
@@ -171,7 +169,7 @@ async def test_what_is_away_at_the_end_is_told(angel_one: AngelOneSimulator):
 
 
 async def told(follower: Follower, times: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(follower.losses) < times:
             await asyncio.sleep(0.002)
 
@@ -204,7 +202,7 @@ async def test_a_storm_of_401_is_no_storm_of_sign_ins(angel_one: AngelOneSimulat
     async with following(angel_one, session={"renew_pause": 30.0}) as follower:
         await until(follower, "backing off")
         assert follower.client.health().last_error == "rate limited (new tokens refused)"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while angel_one.feed.handshakes < 4:  # it may have passed: asked again, with the same tokens
                 await asyncio.sleep(0.002)
         angel_one.feed.faults.refuse = None
@@ -217,7 +215,7 @@ async def test_after_a_spell_of_403_it_is_back_soon(angel_one: AngelOneSimulator
     angel_one.feed.faults.refuse = 403
     timing = Timing(first_wait=0.001, last_wait=0.002, busy_wait=0.01)
     async with following(angel_one, timing=timing, session={"renew_pause": 1200.0}) as follower:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while angel_one.feed.handshakes < 5:
                 await asyncio.sleep(0.002)
         assert follower.client.health().last_error == "feed: handshake 403"
@@ -230,10 +228,9 @@ async def test_after_a_spell_of_403_it_is_back_soon(angel_one: AngelOneSimulator
 async def test_a_handshake_that_is_forbidden_waits(angel_one: AngelOneSimulator, status: int, refreshes: bool):
     angel_one.feed.faults.refuse = status
     async with following(angel_one, timing=Timing(first_wait=0.001, last_wait=0.002, busy_wait=0.1)) as follower:
-        await tried(angel_one, 1)
-        began = asyncio.get_running_loop().time()
         await tried(angel_one, 3)
-        assert asyncio.get_running_loop().time() - began > 0.19
+        times = angel_one.feed.handshake_times
+        assert times[2] - times[0] > 0.19
         angel_one.feed.faults.refuse = None
         await follower.sees_ticks()
         assert follower.client.health().last_error == f"feed: handshake {status}"
@@ -277,7 +274,7 @@ async def test_a_half_open_connection_does_not_hold_up_the_end(angel_one: AngelO
         await follower.sees_ticks()
         angel_one.feed.connections[0].go_silent()
         began = clock()
-    assert clock() - began < 2
+    assert clock() - began < 9  # the library's own patience is ten seconds
 
 
 # TLS

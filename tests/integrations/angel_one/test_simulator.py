@@ -101,7 +101,7 @@ async def test_the_sdks_socket_hears_ticks(sdk: Sdk, angel_one: AngelOneSimulato
 async def test_tokens_expire_and_are_refreshed(angel_one: AngelOneSimulator):
     tokens = (await post(angel_one, LOGIN, credentials(angel_one))).json()["data"]
     angel_one.sessions.expire()
-    async with httpx.AsyncClient(verify=TLS, base_url=angel_one.rest_url) as client:
+    async with httpx.AsyncClient(verify=TLS, base_url=angel_one.rest_url, timeout=30) as client:
         profile = (await client.get(PROFILE, headers=headers(angel_one, tokens["jwtToken"]))).json()
         assert (profile["success"], profile["errorCode"]) == (False, "AG8002")
         unsigned = (await client.get(PROFILE, headers=headers(angel_one))).json()
@@ -161,7 +161,7 @@ async def test_candles_of_all_intervals_agree(angel_one: AngelOneSimulator):
 
 
 async def test_the_instrument_file_has_the_indices_and_junk():
-    async with AngelOneSimulator(instrument_rows=100) as simulator, httpx.AsyncClient(verify=TLS) as client:
+    async with AngelOneSimulator(instrument_rows=100) as simulator, httpx.AsyncClient(verify=TLS, timeout=30) as client:
         rows = (await client.get(simulator.instruments_url)).json()
 
     assert {index.token for index in INDICES} <= {row["token"] for row in rows}
@@ -197,7 +197,8 @@ async def test_answers_that_are_none(angel_one: AngelOneSimulator, fault: http.H
 async def test_answers_that_come_late_broken_or_not_at_all(angel_one: AngelOneSimulator):
     angel_one.rest.fail(LOGIN, http.slow(30), http.not_http(), http.lost())
 
-    async with httpx.AsyncClient(verify=TLS, base_url=angel_one.rest_url, timeout=0.2) as client:
+    patience = httpx.Timeout(30, read=0.3)
+    async with httpx.AsyncClient(verify=TLS, base_url=angel_one.rest_url, timeout=patience) as client:
         with pytest.raises(httpx.ReadTimeout):
             await client.post(LOGIN, json=credentials(angel_one), headers=headers(angel_one))
     with pytest.raises(httpx.RemoteProtocolError):
@@ -216,9 +217,9 @@ async def test_a_person_can_start_it():
     )
     assert program.stdout is not None
     try:
-        lines = [(await asyncio.wait_for(program.stdout.readline(), 10)).decode().strip() for _ in range(7)]
+        lines = [(await asyncio.wait_for(program.stdout.readline(), 30)).decode().strip() for _ in range(7)]
         printed = dict(line.split("=", 1) for line in lines)
-        async with httpx.AsyncClient(verify=TLS) as client:
+        async with httpx.AsyncClient(verify=TLS, timeout=30) as client:
             rows = (await client.get(printed["ANGEL_ONE_INSTRUMENTS_URL"])).json()
         assert rows[0]["token"] == NIFTY.token
         assert printed["ANGEL_ONE_WS_URL"].startswith("ws://127.0.0.1:")

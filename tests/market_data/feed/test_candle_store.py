@@ -30,7 +30,7 @@ def rows(*walls: str, price: int = 100_00) -> list[CandleRow]:
 async def mended(proxy: TcpProxy, client: AsyncMongoClient[dict[str, Any]]) -> None:
     """The way to the database is open again, and the client has found out."""
     await proxy.mend()
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with suppress(PyMongoError):
             await client.admin.command("ping")

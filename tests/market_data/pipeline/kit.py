@@ -26,6 +26,9 @@ OPTION = Instrument("NIFTY26NOV24000CE", "43210", "NFO", 2, "OPTIDX", "26NOV2026
 OPEN_MS = to_ms(datetime(2026, 11, 20, 4, 0, tzinfo=UTC))
 """09:30 in India, on a Friday that is a trading day."""
 QUICK = SinkBounds(patience=1.0, retry=0.1)
+"""Soon takes the database to be away."""
+PATIENT = SinkBounds(patience=30, retry=0.1)
+"""Does not take a busy machine for that."""
 
 _digests = itertools.count(1)
 
@@ -48,7 +51,7 @@ def rows_of(ticks: Sequence[Tick]) -> list[Row]:
 class Storage:
     """A process's share: store, spill, latest rows, counters."""
 
-    def __init__(self, db: Database, folder: Path, *, bounds: SinkBounds = QUICK, spill_bytes: int = 2**26) -> None:
+    def __init__(self, db: Database, folder: Path, *, bounds: SinkBounds = PATIENT, spill_bytes: int = 2**26) -> None:
         self.db = db
         self.counters = Counters()
         self.latest = LatestPrices(db, SystemClock())
@@ -77,7 +80,7 @@ class Storage:
             tasks.create_task(self.store.run())
             tasks.create_task(self.latest.run())
 
-    async def stop(self, deadline: float = 3.0) -> None:
+    async def stop(self, deadline: float = 30.0) -> None:
         """As at a shutdown: the task is cancelled, then what waits is stored."""
         await self.cancel()
         await self.store.drain(deadline)
@@ -90,7 +93,7 @@ class Storage:
             self._task = None
 
 
-async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(seconds):
         while not true():

@@ -124,14 +124,14 @@ async def test_a_lost_answer_counts_nothing_twice(db: Database, far_db: Database
     proxy.swallow_answers()
     latest.note_stored(at(1, 2))
     saving = asyncio.create_task(latest.save())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await counts_of(db) != {NIFTY.symbol: 3}:
             await asyncio.sleep(0.01)
     latest.note_stored(at(30))  # while nobody knows
     await proxy.cut()
     await saving
     await proxy.mend()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await latest.save():
             await asyncio.sleep(0.05)
     assert await counts_of(db) == {NIFTY.symbol: 4}
@@ -155,7 +155,7 @@ async def test_saved_in_the_background_and_not_at_every_tick(db: Database) -> No
     for number in range(10):
         latest.note_stored(at(number))
         await asyncio.sleep(0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await counts_of(db) != {NIFTY.symbol: 10}:
             await asyncio.sleep(0.02)
     task.cancel()

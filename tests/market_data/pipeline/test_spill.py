@@ -230,7 +230,7 @@ def test_a_kill_in_the_middle_of_spilling_loses_nothing_that_was_acknowledged(tm
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of a file's size")
 def test_a_disk_that_refuses(tmp_path: Path) -> None:
     with start(tmp_path, "full") as process:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=50)
     *_, kept, error = output.split()
     assert error == "EFBIG"
     heir = open_spill(tmp_path)

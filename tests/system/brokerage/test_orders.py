@@ -45,7 +45,7 @@ async def desk(kite: KiteSimulator, tmp_path_factory: pytest.TempPathFactory) ->
             workers=2,
             **kite.environment(),
             **yahoo.environment(),
-            BROKER_TIMEOUT_SECONDS="1",
+            BROKER_TIMEOUT_SECONDS="4",
             PAPER_ALWAYS_OPEN="true",
             PAPER_LATENCY_MS="0",
         )
@@ -95,7 +95,7 @@ async def subscribed(socket: ClientConnection, person: Person, **options: Any) -
     await socket.send(json.dumps({"action": "auth", "token": person.token}))
     await socket.send(json.dumps({"action": "subscribe", "channel": "orders", **options}))
     replayed = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (message := json.loads(await socket.recv()))["type"] != "subscribed":
             assert message["type"] in {"authenticated", "order"}, message
             if message["type"] == "order":
@@ -134,7 +134,11 @@ async def test_from_the_broker_to_the_dashboard(desk: ServiceProcess, kite: Kite
     assert (partly[-1]["data"]["filled_quantity"], whole[-1]["data"]["filled_quantity"]) == (4, 10)
     assert whole[-1]["data"]["average_price"] == 1494
 
-    trades = await until(lambda: get(trader, "dashboard"), lambda seen: len(seen["latest_trades"]) == 2)
+    # A trade is stored before its book is brought to it.
+    trades = await until(
+        lambda: get(trader, "dashboard"),
+        lambda seen: len(seen["latest_trades"]) == 2 and [one["quantity"] for one in seen["positions"]] == [10],
+    )
     assert trades["account"]["broker"] == "zerodha"
     assert trades["open_orders"] == []
     [position] = trades["positions"]
@@ -150,7 +154,7 @@ async def test_from_the_broker_to_the_dashboard(desk: ServiceProcess, kite: Kite
 
 
 async def test_a_time_out_after_the_broker_took_it(kite: KiteSimulator, trader: Person):
-    kite.fail("slow", seconds=3, on="POST /orders/regular")
+    kite.fail("slow", seconds=9, on="POST /orders/regular")
     answer = await trader.client.post(f"{BASE}/order/buy", json=RELIANCE | {"client_order_id": "late", "quantity": 11})
     told = answer.json()
     # Another look at the book may have found it before the time was out: then that is the answer.
@@ -196,7 +200,7 @@ async def test_a_session_that_ends_while_an_order_is_open(kite: KiteSimulator, t
     answer = await trader.client.post(f"{BASE}/{path}/session", json={"request_token": kite.request_token()})
     assert answer.status_code == 200, answer.text
     await until(lambda: get(trader, f"orders/{order['id']}"), lambda row: row["status"] == "COMPLETE")
-    assert asyncio.get_running_loop().time() - began < 10
+    assert asyncio.get_running_loop().time() - began < 25
     assert [each.quantity for each in kite.book.orders.values()].count(15) == 0
 
 
@@ -213,7 +217,7 @@ async def test_on_paper_fills_are_heard_of(desk: ServiceProcess):
 
 async def test_killed_while_an_order_is_sent(desk: ServiceProcess, kite: KiteSimulator, trader: Person):
     """Everything, with `kill -9`: after the restart there is one order, its state is true, and the books agree."""
-    kite.fail("slow", seconds=5, on="POST /orders/regular")
+    kite.fail("slow", seconds=20, on="POST /orders/regular")
     sent = asyncio.create_task(place(trader, client_order_id="killed", quantity=17))
 
     async def arrived() -> list[Any]:
@@ -225,7 +229,7 @@ async def test_killed_while_an_order_is_sent(desk: ServiceProcess, kite: KiteSim
         await sent
     kite.book.fill(booked.order_id, 7, "1500")
     desk.workers = 1
-    await asyncio.to_thread(desk.launch().wait_ready, 30)
+    await asyncio.to_thread(desk.launch().wait_ready, 40)
 
     async def listed() -> Any:
         return [row for row in await get(trader, "orders", symbol="RELIANCE-EQ") if row["quantity"] == 17]

@@ -88,7 +88,7 @@ async def test_pages_neither_skip_nor_repeat_while_syncs_go_on(
 async def test_the_same_sync_at_both_workers_is_one_and_all_are_told(
     pair: Exchange, trader: Person, each: list[httpx.AsyncClient]
 ):
-    pair.gecko.fail("slow", seconds=0.8)
+    pair.gecko.fail("slow", seconds=2.5)
     asked = pair.asked
     async with socket_to(pair.service, pair.service.worker_pids()[0]) as socket, pair.somebody() as other:
         await subscribed(socket, other)

@@ -27,11 +27,11 @@ async def test_the_second_provider_answers_for_the_first_until_that_is_well_agai
             report = await sync(person, **few)
             assert (report["provider"], report["failed_over"]) == (GECKO, None)
             assert {row["source"] for row in await listed(person.client, limit=20)} == {GECKO}
-        gecko.fail("too_many", retry_after=2)
+        gecko.fail("too_many", retry_after=4)
         assert (await sync(person, **few))["failed_over"] == "CoinGecko: rate limited (429)"
         assert single.asked == (before[0] + 6, before[1] + 3)
 
-        # It asked for two seconds of rest, and gets them.
+        # It asked for four seconds of rest, and gets them.
         assert (await sync(person, **few))["provider"] == CAP
         assert (await sync(person, 503, provider=GECKO, **few))["detail"].startswith("CoinGecko: left alone")
         assert single.asked == (before[0] + 6, before[1] + 4)
@@ -41,7 +41,7 @@ async def test_the_second_provider_answers_for_the_first_until_that_is_well_agai
         assert health["crypto"][GECKO]["last_error"] == "rate limited (429)"
         assert [health["crypto"][name]["month"]["used"] for name in (GECKO, CAP)] == [gecko.total, single.cap.total]
 
-    async with asyncio.timeout(10), single.somebody() as patient:
+    async with asyncio.timeout(40), single.somebody() as patient:
         while (await single.health())["crypto"][GECKO]["circuit"] != "half-open":
             await asyncio.sleep(0.1)
         assert (await sync(patient, **few))["provider"] == GECKO

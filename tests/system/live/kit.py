@@ -58,7 +58,7 @@ class Listener:
     def ticks(self) -> list[Json]:
         return self.of("tick")
 
-    async def until(self, happened: Callable[[], object], seconds: float = 10) -> None:
+    async def until(self, happened: Callable[[], object], seconds: float = 30) -> None:
         """Wait until `happened`, looking at each message."""
         try:
             async with asyncio.timeout(seconds):
@@ -73,12 +73,12 @@ class Listener:
         wanted = (NAMES[listing.token], sent["sequence"])
         return next((tick for tick in self.ticks if (tick["symbol"], tick["raw_data"]["sequence"]) == wanted), None)
 
-    async def hear(self, listing: Listing, sent: Mapping[str, float], seconds: float = 10) -> Json:
+    async def hear(self, listing: Listing, sent: Mapping[str, float], seconds: float = 30) -> Json:
         """Wait for this very tick: what was known before is told at the subscription, too."""
         await self.until(lambda: self.heard(listing, sent), seconds)
         return self.heard(listing, sent)
 
-    async def until_heard(self, kind: str, seconds: float = 10) -> Json:
+    async def until_heard(self, kind: str, seconds: float = 30) -> Json:
         """The first message of this type."""
         await self.until(lambda: any(message["type"] == kind for message in self.messages), seconds)
         return next(message for message in self.messages if message["type"] == kind)
@@ -121,7 +121,7 @@ class Live:
         self._stack.push_async_callback(asyncio.to_thread, self._service.close)
         self.client = await self._stack.enter_async_context(
             httpx.AsyncClient(
-                base_url=self._service.url, timeout=15, event_hooks={"response": [self._keep]}, verify=NO_TLS
+                base_url=self._service.url, timeout=30, event_hooks={"response": [self._keep]}, verify=NO_TLS
             )
         )
         try:
@@ -182,7 +182,7 @@ class Live:
 
     async def feed(self) -> Json:
         """The feed's line in `/health`."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while "feed" not in (health := await self.get("/health")):
                 await asyncio.sleep(0.1)  # a busy machine's service may not know of its database for a moment
         return health["feed"]
@@ -230,7 +230,7 @@ async def subscribed(socket: ClientConnection, *symbols: str, channel: str = "ti
     return listener
 
 
-async def until(ask: Callable[[], Any], true: Callable[[Json], object], seconds: float = 15) -> Json:
+async def until(ask: Callable[[], Any], true: Callable[[Json], object], seconds: float = 40) -> Json:
     """What `ask` gives, once it is so."""
     last: Json = None
     try:

@@ -238,7 +238,7 @@ async def test_quality_tells_what_was_wrong_with_a_symbol(live: Live):
         known = told["NIFTY 50"]["by_quality"].get("good", 0) > 20 and told["BANKNIFTY"]["late"] >= 1
         return known and bool(told["FINNIFTY"]["rejected"]) and told["BANKEX"]["duplicates"] >= 20
 
-    told = await until(of_today, whole, 25)
+    told = await until(of_today, whole)
 
     assert told["FINNIFTY"]["rejected"] == {"price": 2, "in_future": 1, "too_old": 1}
     assert told["FINNIFTY"]["by_quality"]["suspect"] == told["FINNIFTY"]["by_quality"]["stale"] == 1
