@@ -368,7 +368,13 @@ class FeedLink:
                 now, before = monotonic(), looked
                 looked = now
                 if now - before > 2 * step:
-                    continue  # it was us who did not listen: what has come meanwhile is read first
+                    # It was us who did not listen: that time says nothing of the other side, which is asked at once.
+                    missed = now - before
+                    self._heard_at = min(now, self._heard_at + missed)
+                    self._frame_at = min(now, self._frame_at + missed)
+                    beat = now
+                    await socket.send(HEARTBEAT)
+                    continue
                 quiet = now - self._heard_at
                 if quiet >= timing.stale_after:
                     self._end(socket, "silent")

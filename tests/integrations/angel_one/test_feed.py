@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
+import msgspec
 from websockets.asyncio.server import serve
 
 from app.integrations.angel_one.frames import Mode
@@ -94,6 +96,18 @@ async def test_a_heartbeat_keeps_a_quiet_connection(angel_one: AngelOneSimulator
             await follower.sees_ticks()
             await health_says(follower, state="live")
             return
+
+
+async def test_who_stood_still_takes_no_connection_for_dead(angel_one: AngelOneSimulator):
+    """A laptop that slept, a host that was paused: nothing was heard, for nobody listened."""
+    timing = msgspec.structs.replace(SHARP, stale_after=1.0, beat_every=10.0)
+    async with following(angel_one, timing=timing) as follower:
+        await follower.sees_ticks()
+        [connection] = angel_one.feed.connections
+        time.sleep(2 * timing.stale_after)  # noqa: ASYNC251 (the whole process stands still)
+        await angel_one.feed.until(lambda: connection.pings or connection not in angel_one.feed.connections)
+        await follower.sees_ticks()
+        assert angel_one.feed.connections == [connection]
 
 
 # Faults of what comes
