@@ -65,7 +65,7 @@ from app.core.clock import SystemClock
 
 async def main():
     client = AsyncMongoClient(sys.argv[1], tz_aware=True, w="majority", journal=True, maxPoolSize=4)
-    trail = ChainedAuditTrail(client[sys.argv[2]], SystemClock())
+    trail = ChainedAuditTrail(client[sys.argv[2]], SystemClock(), patience=30)
     async def one(n):
         while True:
             await trail.record(Act("a.b", None, details={"by": sys.argv[3], "n": n}))

@@ -1,14 +1,17 @@
-"""A hook of schemathesis': of one place's values of a wrong type (it has half a dozen for each), the first two.
+"""A hook of schemathesis': of cases that ask the same question again, the first ones. It runs in its process.
 
-More of them ask the same question again, and were a third of all requests. It runs in schemathesis' process.
+Of one place's values of a wrong type it has half a dozen, and of the ways to leave optional properties of a body out as
+many as there are pairs of them: together more than half of all requests.
 """
 
 from collections import Counter
 
 import schemathesis
 
-WRONG_TYPES = 2
+WRONG_TYPES = 1
 """For each parameter and each property of a body."""
+COMBINATIONS = 3
+"""Of optional properties, for each operation."""
 _seen: Counter[tuple[str, ...]] = Counter()
 
 
@@ -16,8 +19,14 @@ _seen: Counter[tuple[str, ...]] = Counter()
 def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:  # noqa: ARG001 (by their names)
     """Whether the case is sent."""
     about = case.meta.phase.data if case.meta else None
-    if getattr(about, "scenario", None) != "incorrect_type":
+    scenario = str(getattr(about, "scenario", None))
+    if scenario == "incorrect_type":
+        most = WRONG_TYPES
+        place = (str(about.parameter_location), str(about.parameter), str(about.location))
+    elif scenario in {"valid_object", "object_required_and_optional"}:
+        most, place = COMBINATIONS, ()
+    else:
         return True
-    place = (case.operation.label, str(about.parameter_location), str(about.parameter), str(about.location))
-    _seen[place] += 1
-    return _seen[place] <= WRONG_TYPES
+    question = (case.operation.label, scenario, *place)
+    _seen[question] += 1
+    return _seen[question] <= most

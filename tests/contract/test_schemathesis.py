@@ -1,4 +1,4 @@
-"""The running service against its own OpenAPI document: some four thousand generated requests, valid and not.
+"""The running service against its own OpenAPI document: some three thousand generated requests, valid and not.
 
 schemathesis runs as its own program, which is its stable interface (its pytest plugin lags behind pytest). It tries the
 document's examples, the bounds of every parameter, missing ones, undocumented methods, random input, and sequences of

@@ -1,7 +1,12 @@
 """The engine whole: what can be learnt is found, what cannot is not, and a stored model says the same again."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,11 +21,30 @@ from app.predictions.ml.errors import (
     UntrustedModelError,
 )
 from app.predictions.ml.model_file import ModelSeal
-from app.predictions.ml.values import Prediction, TrainResult
+from app.predictions.ml.values import ONE_THREAD, Prediction, TrainResult
 from tests.predictions.ml.series import KEY, changed, cut, invented, real
 
 pytestmark = pytest.mark.timeout(300)
 PLANTED = invented(momentum=0.4, model="ensemble")
+ROOT = Path(__file__).resolve().parents[3]
+LIGHT = """
+import sys
+import app.predictions.ml.errors, app.predictions.ml.values
+heavy = {"numpy", "talib", "sklearn", "scipy", "pandas", "jax", "flax", "optax", "skops", "safetensors"}
+print(sorted(heavy & set(sys.modules)))
+"""
+COLD = """
+import json, resource, time
+from app.predictions.ml.engine import PredictionEngine
+from tests.predictions.ml.series import real
+results = PredictionEngine(b"k" * 32, time.monotonic).train(real(model="ensemble"))
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({
+    "prices": [one.forecast.predicted_price for one in results],
+    "p": [one.evaluation.p_value for one in results],
+    "megabytes": usage.ru_maxrss / 1024,
+}))
+"""
 FAMILIES = ["random_forest", "svr", "lstm", "ensemble"]
 
 
@@ -95,7 +119,7 @@ def test_results_cross_a_process_boundary(planted: list[TrainResult]) -> None:
 
 
 def test_training_is_reproducible_by_seed(engine: PredictionEngine, planted: list[TrainResult]) -> None:
-    """By another engine that compiled for itself, and not by another seed. Forests: see `test_process`."""
+    """By another engine that compiled for itself, and not by another seed. Forests: see the cold process."""
     before = planted[FAMILIES.index("lstm")]
     again = PredictionEngine(KEY, time.monotonic).train(changed(PLANTED, model="lstm"))[0]
     assert (again.forecast, again.evaluation) == (before.forecast, before.evaluation)
@@ -209,3 +233,26 @@ def test_the_least_history_and_the_longest_horizon_work(engine: PredictionEngine
         assert 0.4 < found.evaluation.observed_coverage <= 1
         assert 0 < found.evaluation.p_value <= 1
         assert found.forecast.interval_low < found.forecast.interval_high
+
+
+# As a process of its own, as the worker is one
+
+
+def run(program: str) -> str:
+    environment = {**os.environ, **ONE_THREAD}
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", program]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_values_and_errors_need_no_library() -> None:
+    """The API process imports them."""
+    assert run(LIGHT).strip() == "[]"
+
+
+@pytest.mark.timeout(300)
+def test_a_cold_process_gives_the_same_in_bounded_memory(share: list[TrainResult]) -> None:
+    """All three families with evaluation of five years of days. What time it takes is `bench_predictions.py`'s."""
+    told = json.loads(run(COLD))
+    assert told["prices"] == [one.forecast.predicted_price for one in share]
+    assert told["p"] == [one.evaluation.p_value for one in share]
+    assert told["megabytes"] < 800
