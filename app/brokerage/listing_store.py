@@ -45,7 +45,8 @@ PATIENCE: Final = 8.0
 TRY_EVERY: Final = timedelta(minutes=5)
 ASKED_AGAIN: Final = timedelta(seconds=30)
 """After a try that brought no list: however many wait for the first one, it is large, and brokers count."""
-_LEASE_SECONDS: Final = 420.0
+_LEASE_SECONDS: Final = 30.0
+"""How long one that was killed while it fetched a list stands in the way of the others."""
 
 
 class _Held(NamedTuple):
@@ -58,9 +59,17 @@ class ListingStore:
     """Fills the port `Listings`."""
 
     def __init__(
-        self, *, db: AsyncDatabase[Row], sources: Mapping[BrokerName, ListSource], clock: Clock, holder: str
+        self,
+        *,
+        db: AsyncDatabase[Row],
+        sources: Mapping[BrokerName, ListSource],
+        clock: Clock,
+        holder: str,
+        stand_ins: Mapping[BrokerName, ListSource] | None = None,
     ) -> None:
-        """`sources`: they raise `DomainError`. `holder` names this process."""
+        """`sources`: they raise `DomainError`. `holder` names this process. `stand_ins`: lists that are in force as
+        long as the broker's own was never to be had."""
+        self._stand_ins = stand_ins or {}
         self._db, self._sources, self._clock, self._holder = db, sources, clock, holder
         self._lists = {broker: _staged(db, clock, broker) for broker in BrokerName}
         self._held: dict[BrokerName, _Held] = {}
@@ -215,11 +224,12 @@ class ListingStore:
         lease = Lease(self._db, self._clock, f"broker listings {broker.value}", self._holder, _LEASE_SECONDS)
         if not await lease.acquire():
             raise UnavailableError("Another process is fetching this list.", retry_after=5)
-        try:
-            return await self._refresh(broker, source)
-        finally:
-            with suppress(PyMongoError):
-                await lease.release()
+        async with lease.kept():
+            try:
+                return await self._refresh(broker, source)
+            except (DomainError, DoubtfulListError):
+                await self._stand_in(broker)
+                raise
 
     async def _refresh(self, broker: BrokerName, source: ListSource) -> bool:
         staged = self._lists[broker]
@@ -242,6 +252,17 @@ class ListingStore:
             raise
         self._held.pop(broker, None)
         return True
+
+    async def _stand_in(self, broker: BrokerName) -> None:
+        """Where there is no list, take what stands in for it; the broker is asked again all the same."""
+        source, staged = self._stand_ins.get(broker), self._lists[broker]
+        state = await staged.state()
+        if source is None or await staged.is_sound(state):
+            return
+        async with source.fetch() as new:
+            assert new is not None  # noqa: S101 (nothing is known to the source)
+            await staged.put(state, new, newest=False)
+        self._held.pop(broker, None)
 
     async def _before(self, broker: BrokerName, state: Row) -> Row | None:
         """What a new list is compared with; None where nothing is, or what is stored cannot be read."""

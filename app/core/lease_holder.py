@@ -6,8 +6,8 @@ for its next look. Holders compare their machines' clocks: these have to agree t
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import structlog
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from app.core.cancelling import raise_if_cancelled
+from app.core.cancelling import end, raise_if_cancelled
 from app.core.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -65,6 +65,25 @@ class Lease:
         await self._leases.update_one(
             {"_id": self._name, "holder": self._holder}, {"$set": {"expires_at": self._clock.now()}}
         )
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Renew it, which was got before, meanwhile; then give it up. For what may be done twice if need be: it is
+        not ended when another process has the lease, as `LeaseHolder` would."""
+        renewing = asyncio.create_task(self._renew(), name=f"renew {self._name}")
+        try:
+            yield
+        finally:
+            await end([renewing])
+            with suppress(PyMongoError, TimeoutError):
+                await asyncio.wait_for(self.release(), 1)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._length.total_seconds() / 3)
+            with suppress(PyMongoError):
+                await self.acquire()
+            raise_if_cancelled()
 
 
 class LeaseHolder:

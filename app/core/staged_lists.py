@@ -202,8 +202,11 @@ class StagedList:
         doubted = {"since": since, "rows": built.rows, "reason": reason}
         return await self.note(state, tried_at=now, last_error="doubtful list", doubted=doubted)
 
-    async def put(self, state: Row, new: NewList) -> Row:
-        """Write it, and put it in force; gives the new state. Raises what `new` does: then all is as it was."""
+    async def put(self, state: Row, new: NewList, *, newest: bool = True) -> Row:
+        """Write it, and put it in force; gives the new state. Raises what `new` does: then all is as it was.
+
+        One that is not the `newest` stands in for that, and what is known of the last try stays.
+        """
         now, built = self._clock.now(), new.built
         version = f"{now:%Y%m%dT%H%M%S%f}-{built.sha256[:8]}"
         for number in range(built.parts):
@@ -218,7 +221,8 @@ class StagedList:
             "by_expiry": built.by_expiry,
             "fetched_at": now,
         }
-        after = await self._note_newest(state, built, **told)
+        noted = self._note_newest(state, built, **told) if newest else self.note(state, **told, checked_at=None)
+        after = await noted
         # What was in force (who is reading it looks again), and what somebody who was killed has left.
         if state.get("version") not in {None, version}:
             await self._parts.delete_many({**self._mark, "version": state["version"]})

@@ -1,6 +1,6 @@
 """Brokerage, put together: brokers, accounts, orders, the paper broker, and what becomes of fills."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,8 +15,8 @@ from app.brokerage.orders.checks import OrderLimits, Wish
 from app.brokerage.orders.guarding import OrderGuard
 from app.brokerage.orders.ports import Holding, OwnPositions
 from app.brokerage.portfolio.own_positions import BookedPositions
-from app.brokerage.ports import Broker
-from app.brokerage.words import BrokerName, Product, Side
+from app.brokerage.ports import Broker, Sessions
+from app.brokerage.words import BrokerName, BrokerPosition, Product, Side
 from app.core.charges import ChargeEngine
 from app.core.deps import Registry
 from app.core.hub import Hub
@@ -49,6 +49,18 @@ class Reducing:
             return True  # shares that are delivered can be sold only where they are held
         net = await self._positions.net(account_id)
         return net is not None and net.get(Holding(wish.exchange, wish.symbol, wish.product), 0) * wish.side.sign < 0
+
+
+class PositionsThere:
+    """Asks an account's broker what it has; see `orders.guarding.Positions`."""
+
+    def __init__(self, sessions: Sessions, brokers: Mapping[BrokerName, Broker]) -> None:
+        self._sessions, self._brokers = sessions, brokers
+
+    async def __call__(self, account_id: str) -> Sequence[BrokerPosition]:
+        """Raises `DomainError`."""
+        account, session = await self._sessions.open(account_id)
+        return await self._brokers[account.broker].positions(account, session)
 
 
 def addresses_of(settings: Settings) -> Addresses:
@@ -101,7 +113,9 @@ def brokerage(
     paper = Paper(settings, ground, market.calendar, engine, prices)
     brokers[BrokerName.PAPER] = paper.broker
     sources = list_sources(settings, addresses, paper.broker)
-    made = broker_ground(settings, ground, people, hub, registry, brokers, sources, stack)
+    # Until the whole list was had once, paper trades what it knows by itself.
+    stand_ins = {BrokerName.PAPER: ListedHere(paper.broker)}
+    made = broker_ground(settings, ground, people, hub, registry, brokers, sources, stand_ins, stack)
     if market.session is not None and settings.contract_prices_max:
         contracts = ContractPrices(
             session=market.session,
@@ -130,7 +144,11 @@ def brokerage(
     )
     positions = BookedPositions()
     limits = OrderLimits(settings.order_max_value or None, settings.order_max_price_deviation_percent or None)
-    guard = OrderGuard(limits, prices=prices, positions=positions, clock=ground.clock)
+    theirs = PositionsThere(made.sessions, brokers)
+    guard = OrderGuard(
+        limits, prices=prices, positions=positions, clock=ground.clock, glance=prices.known, theirs=theirs
+    )
+    stack.push_async_callback(guard.close)
     news, orders_health = orders.begin(
         settings, jobs, stack, fills=fills, positions=positions, books=books, reduces=Reducing(positions), guard=guard
     )

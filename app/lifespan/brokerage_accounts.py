@@ -71,6 +71,7 @@ def broker_ground(
     registry: Registry,
     brokers: Mapping[BrokerName, Broker],
     sources: Mapping[BrokerName, ListSource],
+    stand_ins: Mapping[BrokerName, ListSource],
     stack: AsyncExitStack,
 ) -> BrokerGround:
     """Sessions and lists of instruments, before orders are put together."""
@@ -83,7 +84,8 @@ def broker_ground(
     )
     mails = AccountMails(people.mails, AccountOwners(people.accounts))
     sessions = BrokerSessions(store=store, sign_ins=sign_ins, mails=mails, clock=clock, bus=bus)
-    listings = ListingStore(db=ground.database.db, sources=sources, clock=clock, holder=ground.holder)
+    db, holder = ground.database.db, ground.holder
+    listings = ListingStore(db=db, sources=sources, stand_ins=stand_ins, clock=clock, holder=holder)
     upstox = brokers.get(BrokerName.UPSTOX)
     if isinstance(upstox, UpstoxBroker):
         upstox.spell_by(partial(listings.symbols, BrokerName.UPSTOX))

@@ -10,6 +10,7 @@ from app.brokerage.portfolio.expiry import Expiries
 from app.brokerage.portfolio.fills import TradeFills
 from app.brokerage.portfolio.ledger import Ledger
 from app.brokerage.portfolio.moved import MovedPositions
+from app.brokerage.portfolio.places import Places
 from app.brokerage.portfolio.ports import OrdersHere
 from app.brokerage.portfolio.reading import Portfolio
 from app.brokerage.portfolio.sheets import Sheets
@@ -47,9 +48,10 @@ def portfolio(
     clock, engine = ground.clock, engine or ChargeEngine()
     days = Days(engine)
     ledger = Ledger(clock=clock, engine=engine, days=days, mtf_funded_share=mtf_funded_percent / 100)
-    fills = TradeFills(ledger=ledger, orders=orders, clock=clock)
+    places = Places(listings)
+    fills = TradeFills(ledger=ledger, orders=orders, clock=clock, places=places)
     view = BrokerView(sessions=sessions, brokers=brokers, clock=clock)
-    trades = Trades(ledger=ledger, sessions=sessions, orders=orders, clock=clock, audit=people.audit)
+    trades = Trades(ledger=ledger, sessions=sessions, orders=orders, clock=clock, audit=people.audit, places=places)
     registry.provide(Trades, trades)
     registry.provide(Sheets, Sheets(trades=trades, orders=orders, clock=clock))
     registry.provide(
@@ -58,7 +60,9 @@ def portfolio(
             ledger=ledger, view=view, trades=trades, orders=orders, sessions=sessions, prices=prices, clock=clock
         ),
     )
-    upkeep = PortfolioUpkeep(ledger=ledger, days=days, view=view, prices=prices, calendar=calendar, clock=clock)
+    upkeep = PortfolioUpkeep(
+        ledger=ledger, days=days, view=view, prices=prices, calendar=calendar, clock=clock, places=places
+    )
     jobs.add(Job("portfolio.repair", without_run(upkeep.repair), every=timedelta(minutes=1)))
     half_an_hour = timedelta(minutes=30)
     jobs.add(Job("portfolio.snapshot", without_run(upkeep.snapshot), every=timedelta(minutes=5), timeout=half_an_hour))
@@ -69,4 +73,4 @@ def portfolio(
         Job("portfolio.expire", without_run(expiries.run), every=timedelta(minutes=5), timeout=timedelta(minutes=4))
     )
     jobs.add(Job("portfolio.rebuild", upkeep.rebuild, timeout=timedelta(hours=2)))
-    return fills, MovedPositions(ledger=ledger, clock=clock, audit=people.audit)
+    return fills, MovedPositions(ledger=ledger, clock=clock, audit=people.audit, places=places)

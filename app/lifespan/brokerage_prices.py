@@ -80,14 +80,15 @@ class ServicePrices:
 
     async def last(self, exchange: Exchange, symbol: str) -> LastPrice | None:
         """See the port."""
-        live = self._live(exchange, symbol)
+        live = self.known(exchange, symbol)
         if live is not None and self._clock.now() - live.at < FRESH:
             return live
         quoted = await self._quoted(exchange, symbol)
         known = [price for price in (quoted, live) if price is not None]
         return max(known, key=lambda price: price.at, default=None)
 
-    def _live(self, exchange: Exchange, symbol: str) -> LastPrice | None:
+    def known(self, exchange: Exchange, symbol: str) -> LastPrice | None:
+        """The newest of the live feed, however old; asks nobody."""
         if exchange in _ENDINGS:
             names = [f"{symbol}{series}" for series in _SERIES]
         else:

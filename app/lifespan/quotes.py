@@ -55,13 +55,21 @@ class SymbolsInUse:
         """See the port."""
         found = _followed(self._watchlist.followed()) & set(symbols)
         for symbol in set(symbols) - found:
-            # Users' signals say `RELIANCE` of NSE, as people do.
-            written = {"$in": [symbol, symbol.partition(".")[0]]}
+            written = {"$in": [symbol, *_spelled(symbol)]}
             for document in _NAMED_BY:
                 if await document.get_pymongo_collection().find_one({"symbol": written}, {"_id": 1}):
                     found.add(symbol)
                     break
         return found
+
+
+def _spelled(symbol: str) -> list[str]:
+    """How users' signals may say it: `RELIANCE`, `NSE:RELIANCE` and `NIFTY 50`, as people do."""
+    name, _, ending = symbol.rpartition(".")
+    if exchange := {"NS": "NSE", "BO": "BSE"}.get(ending):
+        return [name, f"{exchange}:{name}", f"{name}-EQ", f"{exchange}:{name}-EQ"]
+    indices = [name for name, listed in INDICES.items() if listed == symbol]
+    return [*indices, "NIFTY 50"] if "NIFTY50" in indices else indices
 
 
 def _followed(instruments: Iterable[Instrument]) -> set[str]:
@@ -70,8 +78,9 @@ def _followed(instruments: Iterable[Instrument]) -> set[str]:
     for one in instruments:
         if one.kind == "INDEX":
             names.add(INDICES.get(one.symbol.replace(" ", ""), ""))
-        elif one.kind in {"", "EQ"} and one.exchange in {"NSE", "BSE"}:
-            names.add(one.symbol.removesuffix("-EQ") + (".BO" if one.exchange == "BSE" else ".NS"))
+        elif one.exchange in {"NSE", "BSE"}:  # shares, of whatever series: `SUZLON-BE`
+            series = f"-{one.kind}" if one.kind else "-EQ"
+            names.add(one.symbol.removesuffix(series) + (".BO" if one.exchange == "BSE" else ".NS"))
     return names
 
 

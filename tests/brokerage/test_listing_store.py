@@ -257,6 +257,59 @@ async def test_the_paper_brokers_whole_list_and_market_datas_spelling(lists: Lis
     assert await store.find(name, Exchange.NFO, "NIFTY28DEC2624500CE") is None  # another day
 
 
+async def test_what_stands_in_for_a_list_goes_as_soon_as_the_list_comes_and_never_takes_its_place(lists: Lists) -> None:
+    few = PlainBroker(lists.clock, listed=many(3))
+    sources, stand_ins = {GROWW: ListedHere(lists.broker)}, {GROWW: ListedHere(few)}
+    store = ListingStore(db=lists.db, sources=sources, stand_ins=stand_ins, clock=lists.clock, holder="here")
+    lists.broker.error, lists.broker.listed = BrokerUnavailableError("away"), many(100)
+    assert await lists.has("SHARE00002", store)
+    assert not await lists.has("SHARE00099", store)
+    health = await store.health()
+    assert (health["status"], health["groww"]["last_error"]) == ("degraded", "broker-unavailable")
+    lists.clock.move(minutes=5)
+    lists.broker.error = None
+    assert await store.refresh_due([GROWW]) == {"groww": "new"}
+    assert await lists.has("SHARE00099", store)
+    # However long it is away then.
+    lists.broker.error = BrokerUnavailableError("away")
+    for _ in range(3):
+        lists.clock.move(hours=24)
+        assert await store.refresh_due([GROWW]) == {"groww": "broker-unavailable"}
+    assert await lists.has("SHARE00099", lists.process("fresh"))
+
+
+async def test_an_empty_list_is_stood_in_for_too(lists: Lists) -> None:
+    stand_ins = {GROWW: ListedHere(PlainBroker(lists.clock, listed=many(3)))}
+    sources = {GROWW: ListedHere(lists.broker)}
+    store = ListingStore(db=lists.db, sources=sources, stand_ins=stand_ins, clock=lists.clock, holder="here")
+    assert await store.refresh_due([GROWW]) == {"groww": "doubtful"}
+    assert await lists.has("SHARE00002", store)
+
+
+async def test_a_process_that_was_killed_while_it_fetched_is_not_waited_for_long(lists: Lists) -> None:
+    class Killed(ListedHere):
+        @asynccontextmanager
+        async def fetch(self, known: tuple[str, str] | None = None) -> AsyncIterator[NewList | None]:  # noqa: ARG002
+            begun.set()
+            await asyncio.Event().wait()
+            yield None
+
+    begun = asyncio.Event()
+    sources = {GROWW: Killed(lists.broker)}
+    killed = ListingStore(db=lists.db, sources=sources, clock=lists.clock, holder="killed")
+    fetching = asyncio.create_task(killed.refresh(GROWW))
+    await begun.wait()
+    lease = await lists.db["leases"].find_one({"_id": "broker listings groww"}) or {}
+    assert lease["expires_at"] - lists.clock.now() <= timedelta(seconds=30)
+    lists.broker.listed = many(3)
+    with pytest.raises(UnavailableError, match="Another process"):
+        await lists.store.refresh(GROWW)
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    assert await lists.store.refresh(GROWW) is True  # it was given up
+
+
 async def test_what_orders_say_is_never_taken_for_another_contract(lists: Lists) -> None:
     """`X26DEC27500CE` is of December 2026 at 27,500; read as a day it is the 26th of December 2027, at 500."""
     other = Listing(Exchange.NFO, "X27DEC500CE", "1", Decimal("0.05"), kind="CE", expiry=date(2027, 12, 30))

@@ -106,6 +106,10 @@ async def test_with_an_administrators_token(target: ServiceProcess, tmp_path: Pa
         done = await asyncio.to_thread(run, target, tmp_path, "", *options, "--include-path-regex", PRIVILEGED)
         me = await admin.client.get("/api/v1/auth/me")
         followed = await admin.client.delete("/api/v1/market-data/watchlist")
+        # The other tests of this folder sign in at the same service.
+        stopped = await admin.client.get("/api/v1/admin/users", params={"is_active": "false", "limit": 100})
+        for somebody in stopped.json():
+            await admin.client.patch(f"/api/v1/admin/users/{somebody['id']}", json={"is_active": True})
 
     check(done, target)
     assert (me.status_code, me.json()["role"]) == (200, "admin"), "it has ended its own session or role"

@@ -53,6 +53,25 @@ async def test_of_many_claims_at_once_one_wins(db: Db):
         clock.move(seconds=31)
 
 
+async def test_a_lease_that_is_kept_lasts_as_long_as_what_it_is_for(db: Db):
+    clock = StandingClock()
+    lease, other = Lease(db, clock, "x", "here", 0.06), Lease(db, clock, "x", "there", 30)
+
+    async def ends() -> Any:
+        return (await db["leases"].find_one({"_id": "x"}) or {})["expires_at"]
+
+    assert await lease.acquire()
+    async with lease.kept():
+        for _ in range(3):
+            before = await ends()
+            clock.move(seconds=0.05)
+            async with asyncio.timeout(PATIENCE):
+                while await ends() == before:
+                    await asyncio.sleep(0.01)
+            assert not await other.acquire()
+    assert await other.acquire()
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(

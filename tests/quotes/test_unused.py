@@ -113,6 +113,7 @@ class Followed:
             Instrument("NIFTY 50", "99926000", "NSE", 1, "INDEX"),
             Instrument("TCS-EQ", "11536", "NSE", 1, "EQ"),
             Instrument("RELIANCE", "500325", "BSE", 3, "EQ"),
+            Instrument("SUZLON-BE", "12018", "NSE", 1, "BE"),
             Instrument("NIFTY29DEC2624500CE", "43567", "NFO", 2, "OPTIDX"),
         ]
 
@@ -122,9 +123,11 @@ async def test_what_the_service_works_with(mongodb_url: str):
     async with empty_database(mongodb_url, documents) as db:
         await db["predictions"].insert_one({"key": "1", "symbol": "AAPL"})
         await db["trading_signals"].insert_one({"key": "1", "symbol": "INFY.NS"})
-        await db["signals"].insert_one({"symbol": "SBIN"})
-        unused = {"RELIANCE.NS", "MSFT", "^NSEBANK", "WIPRO.BO"}
-        using = {"AAPL", "INFY.NS", "SBIN.NS", "TCS.NS", "RELIANCE.BO", "^NSEI"}
+        said = ("SBIN", "NSE:HDFC", "BSE:LT", "ITC-EQ", "BANKNIFTY")
+        await db["signals"].insert_many([{"symbol": symbol} for symbol in said])
+        unused = {"RELIANCE.NS", "MSFT", "^BSESN", "WIPRO.BO", "HDFC.BO"}
+        using = {"AAPL", "INFY.NS", "SBIN.NS", "TCS.NS", "SUZLON.NS", "RELIANCE.BO", "^NSEI"}
+        using |= {"HDFC.NS", "LT.BO", "ITC.NS", "^NSEBANK"}
 
         found = await SymbolsInUse(Followed()).used(unused | using)  # type: ignore[arg-type]
 

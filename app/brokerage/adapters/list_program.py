@@ -7,7 +7,7 @@ import msgspec
 from httpx import create_ssl_context
 
 from app.brokerage.adapters.making import Addresses, real_broker
-from app.brokerage.adapters.paper.listings import PaperListings
+from app.brokerage.adapters.paper.listings import tradable
 from app.brokerage.errors import BrokerError, BrokerRateLimitedError
 from app.brokerage.listing_table import built
 from app.brokerage.words import BrokerName
@@ -20,7 +20,7 @@ class Setup(msgspec.Struct, frozen=True):
     """What the program is told first."""
 
     broker: BrokerName
-    """With `paper` the exchanges' list, as Angel One has it, and a built-in one where that is not to be had."""
+    """With `paper` the exchanges' list, as Angel One has it."""
     addresses: Addresses
 
 
@@ -37,7 +37,8 @@ def begin(body: bytes) -> Get:
         real = BrokerName.ANGEL_ONE if paper else setup.broker
         broker = real_broker(real, setup.addresses, SystemClock(), create_ssl_context())
         try:
-            return built(await (PaperListings(broker.listings) if paper else broker).listings())
+            found = await broker.listings()
+            return built(tradable(found) if paper else found)
         except BrokerError as error:
             retry_after = error.retry_after if isinstance(error, BrokerRateLimitedError) else None
             raise ListRefusedError(Refused(type(error).__name__, error.detail, retry_after)) from None

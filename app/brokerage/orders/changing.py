@@ -93,7 +93,7 @@ class Changing:
         today = self._ledger.clock.now().astimezone(IST).date()
         check_terms(Side(row["order_type"]), change, listing_of(row), today)
         if self._guard is not None:
-            await self._guard.check(row["account_id"], _wish(row, change), listing_of(row))
+            await self._guard.check(row["account_id"], _wish(row, change), listing_of(row), row["filled_quantity"])
         opened = await self._news.opened(row["account_id"])
         await self._budget.enter(row["account_id"], broker.capabilities, lambda: _is_exit(row))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import date
 from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from app.brokerage.errors import NotPossibleError
 from app.brokerage.words import Capabilities, Exchange, Listing, OrderChange, PriceType, Product, Side, Validity
@@ -74,8 +74,7 @@ def check_terms(side: Side, terms: OrderChange, listing: Listing, today: date) -
             faults += _of_price(name, price, listing)
     if not faults and terms.price_type is PriceType.SL:
         faults += _of_stop(side, terms)
-    if faults:
-        raise InvalidInputError(f"{summary(faults)}.", faults)
+    refuse(faults)
 
 
 class OrderLimits(NamedTuple):
@@ -87,31 +86,38 @@ class OrderLimits(NamedTuple):
     """Percent by which a limit is worse than the newest price (`ORDER_MAX_PRICE_DEVIATION_PERCENT`)."""
 
 
-def needs_newest(terms: OrderChange, listing: Listing, limits: OrderLimits) -> bool:
-    """Whether `check_limits` has to know the newest price."""
+_OPTIONS: Final = frozenset({"CE", "PE"})
+_ROOM: Final = 5
+"""Premiums double within minutes, shares do not: so many times the deviation is taken of options."""
+_SMALL: Final = 100
+"""Ticks that the limit of an option may always be away: a cheap one goes from 0.50 to 2 by itself."""
+
+
+def is_option(listing: Listing) -> bool:
+    """Whether prices of it are old after a few minutes."""
+    return listing.kind in _OPTIONS
+
+
+def needs_newest(side: Side, terms: OrderChange, listing: Listing, limits: OrderLimits) -> bool:
+    """Whether `limit_faults` has to know the newest price."""
     if terms.trigger_price is not None:
         return False
     if terms.price is None:
         return limits.value is not None
-    return limits.deviation is not None and not _has_circuits(listing)
+    return limits.deviation is not None and _circuit(side, listing) is None
 
 
-def is_too_large(terms: OrderChange, limits: OrderLimits, newest: Decimal | None) -> bool:
-    """Whether an order is worth more than one may be that does not reduce a position."""
-    return limits.value is not None and terms.quantity * _price_of(terms, newest) > limits.value
+def limit_faults(
+    side: Side, terms: OrderChange, listing: Listing, limits: OrderLimits, newest: Decimal | None
+) -> list[FieldError]:
+    """What of an order nobody can have meant: a digit too many in a quantity (`order_value`) or in a price
+    (`price_deviation`).
 
-
-def check_limits(
-    side: Side, terms: OrderChange, listing: Listing, limits: OrderLimits, newest: Decimal | None, *, reduces: bool
-) -> None:
-    """Raises `InvalidInputError` for what nobody can have meant: a digit too many in a quantity or a price.
-
-    `newest`: None where no recent price is known; then it limits nothing. `reduces`: the order ends or reduces a
-    position, and may be worth whatever that is.
+    `newest`: None where no recent price is known; then it limits nothing.
     """
     faults: list[FieldError] = []
-    price = _price_of(terms, newest)
-    if limits.value is not None and not reduces and is_too_large(terms, limits, newest):
+    price = terms.price or terms.trigger_price or newest or Decimal(0)
+    if limits.value is not None and terms.quantity * price > limits.value:
         told = (
             f"{terms.quantity} of {listing.symbol} at {_text(price)} are worth {terms.quantity * price:,.2f} rupees, "
             f"and this server takes no order of more than {limits.value:,.2f} (ORDER_MAX_VALUE), unless it only "
@@ -120,17 +126,12 @@ def check_limits(
         faults.append(_fault("quantity", told, "order_value"))
     if limits.deviation is not None:
         faults += _of_deviation(side, terms, listing, limits.deviation, newest)
-    if faults:
-        raise InvalidInputError(f"{summary(faults)}.", faults)
+    return faults
 
 
-def _price_of(terms: OrderChange, newest: Decimal | None) -> Decimal:
-    """What a unit costs, about; 0 where nobody knows."""
-    return terms.price or terms.trigger_price or newest or Decimal(0)
-
-
-def _has_circuits(listing: Listing) -> bool:
-    return listing.lower_circuit is not None or listing.upper_circuit is not None
+def _circuit(side: Side, listing: Listing) -> Decimal | None:
+    """How much can be paid at most, or got at least, by the exchange."""
+    return listing.upper_circuit if side is Side.BUY else listing.lower_circuit
 
 
 def _of_deviation(
@@ -139,18 +140,30 @@ def _of_deviation(
     """Only what would be paid too much or got too little counts: a limit on the other side of the price waits. A stop
     order is in the market at its trigger price, so it is compared with that."""
     price, base = terms.price, terms.trigger_price or newest
-    if price is None or base is None or _has_circuits(listing):
+    if price is None or base is None or _circuit(side, listing) is not None:
         return []
+    if is_option(listing):
+        if abs(price - base) <= _SMALL * listing.tick_size:
+            return []
+        most *= _ROOM
+        # As far down as up: half is the opposite of twice.
+        most = most if side is Side.BUY else 100 * most / (100 + most)
     away = (price / base - 1) * 100
     if away * side.sign <= most:
         return []
     than = "the newest price" if terms.trigger_price is None else "its trigger price"
     told = (
         f"To {side} at {_text(price)} is {abs(away):.0f} % {'above' if away > 0 else 'below'} {than}, {_text(base)}, "
-        f"and this server takes {_text(most)} % at most (ORDER_MAX_PRICE_DEVIATION_PERCENT): look at the price, or ask "
+        f"and this server takes {most:.4g} % at most (ORDER_MAX_PRICE_DEVIATION_PERCENT): look at the price, or ask "
         "the operator"
     )
     return [_fault("price", told, "price_deviation")]
+
+
+def refuse(faults: list[FieldError]) -> None:
+    """Raises `InvalidInputError` where there are any."""
+    if faults:
+        raise InvalidInputError(f"{summary(faults)}.", faults)
 
 
 def unlisted(wish: Wish, name: str, alike: list[str], elsewhere: list[Exchange]) -> InvalidInputError:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from app.brokerage.orders.ports import Holding
-from app.brokerage.words import BookedTrade, BrokerPosition, Exchange, Product
+from app.brokerage.words import BookedOrder, BookedTrade, BrokerPosition, Exchange, Product
 
 _FROM: Final = (Product.MIS, Product.NRML)
 """Products whose positions are compared; what is held for delivery is not the positions' alone."""
@@ -43,9 +43,13 @@ def plain(symbol: str) -> str:
 
 
 def conversions(
-    ours: Mapping[Holding, int], theirs: Iterable[BrokerPosition], trades: Iterable[BookedTrade]
+    ours: Mapping[Holding, int],
+    theirs: Iterable[BrokerPosition],
+    trades: Collection[BookedTrade],
+    orders: Iterable[BookedOrder] = (),
 ) -> list[Conversion]:
-    """Those that explain, each alone, why a position here is not the broker's; `trades` are all of the day."""
+    """Those that explain, each alone, why a position here is not the broker's; `trades` and `orders` are all of the
+    day. Where an order is filled otherwise than its trades say, some of them are late, and nothing is explained."""
     mine, net, traded = (defaultdict[Instrument, defaultdict[Product, int]](lambda: defaultdict(int)) for _ in range(3))
     spelled: dict[Instrument, str] = {}
     for holding, quantity in ours.items():
@@ -55,9 +59,12 @@ def conversions(
         net[position.exchange, plain(position.symbol)][position.product] += position.net_quantity
     for trade in trades:
         traded[trade.exchange, plain(trade.symbol)][trade.product] += trade.side.sign * trade.quantity
+    late = _late(orders, trades)
     found = []
     for (exchange, symbol), open_ in mine.items():
         at = exchange, symbol
+        if at in late:
+            continue
         ways = [
             Conversion(exchange, spelled[at], was, became, open_[was])
             for was in _FROM
@@ -67,6 +74,18 @@ def conversions(
         # Two explanations are none.
         found += ways if len(ways) == 1 else []
     return found
+
+
+def _late(orders: Iterable[BookedOrder], trades: Iterable[BookedTrade]) -> set[Instrument]:
+    """Instruments of which the trade book has not all trades yet."""
+    told: defaultdict[str, int] = defaultdict(int)
+    for trade in trades:
+        told[trade.broker_order_id] += trade.quantity
+    return {
+        (order.exchange, plain(order.symbol))
+        for order in orders
+        if order.filled_quantity != told.get(order.broker_order_id, 0)
+    }
 
 
 def _explains(

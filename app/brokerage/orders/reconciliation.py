@@ -171,13 +171,13 @@ class Reconciliation:
         theirs = [each for each in theirs if (each.exchange, each.symbol) not in ended]
         found: list[Difference] = []
         after = dict(ours)
-        seen = conversions(ours, theirs, book.trades)
+        seen = conversions(ours, theirs, book.trades, book.orders)
         sure = await self._still(account_id, theirs) if seen and self._books else set()
         for each in seen:
             done = self._books is not None and each in sure and await self._books.convert(account_id, each)
             found.append(_converted(each, done=done))
             # Done or not, it is no other difference of these two products.
-            after.pop(Holding(each.exchange, each.symbol, each.was))
+            after.pop(Holding(each.exchange, each.symbol, each.was), None)
             after[Holding(each.exchange, each.symbol, each.became)] = each.quantity
         return ours, [*found, *position_differences(after, theirs)]
 
@@ -185,7 +185,7 @@ class Reconciliation:
         """Conversions by trades that were read after the positions: none was made in between that explains them."""
         book = await self._news.refresh(account_id, all_trades=True)
         ours = await self._positions.net(account_id) if self._positions else None
-        return set(conversions(ours, theirs, book.trades)) if ours is not None else set()
+        return set(conversions(ours, theirs, book.trades, book.orders)) if ours is not None else set()
 
     async def reports(self, user_id: PydanticObjectId) -> bytes:
         """The newest report of each of the user's accounts, as a JSON array."""

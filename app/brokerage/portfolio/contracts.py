@@ -31,7 +31,7 @@ _CASH: Final = {Exchange.NFO: Exchange.NSE, Exchange.BFO: Exchange.BSE}
 _MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _WEEKLY: Final = "123456789OND"
 _MONTH: Final = "|".join(_MONTHS)
-_LAST: Final = r"(?:FUT|\d+(?:\.\d+)?(?:CE|PE))$"
+_LAST: Final = r"(?:FUT|(?:[1-9]\d*(?:\.\d+)?|0\.\d+)(?:CE|PE))$"
 # Looked for at every place: names end in digits, too (NIFTYNXT50).
 _OF_MONTH: Final = re.compile(rf"(?=(\d\d)({_MONTH}){_LAST})")
 _OF_WEEK: Final = re.compile(rf"(?=(\d\d)([1-9OND])(\d\d){_LAST})")
@@ -39,6 +39,9 @@ _OF_DAY: Final = re.compile(rf"(?=(\d\d)({_MONTH})(\d\d){_LAST})")
 _LONGEST: Final = timedelta(days=6 * 366)
 """No contract is traded longer before its end."""
 _NOTHING: Final = Decimal(0)
+_NEAR: Final = Decimal("0.01")
+"""Of its strike: so near to it the last price does not tell whether an option on a share was exercised. That is decided
+by the exchange's closing price, an average of the last half hour."""
 
 
 class Contract(NamedTuple):
@@ -140,7 +143,10 @@ def verdict(exchange: Exchange, contract: Contract | None, underlying: Decimal |
         return unknown
     if contract.on_index:
         return unknown if underlying is None else _at(contract, underlying)
-    if underlying is not None and contract.is_option and not contract.worth(underlying):
+    if underlying is not None and contract.strike is not None and not contract.worth(underlying):
+        if abs(underlying - contract.strike) < contract.strike * _NEAR:
+            told = "Expired very near its strike: see the broker's note for whether it was exercised."
+            return Verdict(EndState.UNKNOWN, None, told)
         return _at(contract, underlying)
     return Verdict(
         EndState.PHYSICAL, None, "Expired: physical settlement at the broker; shares and money are not booked here."

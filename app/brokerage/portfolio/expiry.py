@@ -17,10 +17,20 @@ import structlog
 from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.brokerage.portfolio.book_rows import Row, book_of, book_rows, trade_rows
-from app.brokerage.portfolio.contracts import Contract, EndState, contract_of, ended_by, verdict
+from app.brokerage.portfolio.book_rows import Row, book_of, book_rows, snapshot_rows, trade_rows
+from app.brokerage.portfolio.contracts import SETTLED, Contract, EndState, contract_of, ended_by, verdict
 from app.brokerage.portfolio.ledger import Ledger
-from app.brokerage.portfolio.naming import DERIVATIVES, Settlement, Source, day_begins, day_of, is_option, type_of
+from app.brokerage.portfolio.lots import ZERO
+from app.brokerage.portfolio.naming import (
+    DERIVATIVES,
+    Settlement,
+    Source,
+    day_begins,
+    day_id,
+    day_of,
+    is_option,
+    type_of,
+)
 from app.brokerage.portfolio.price_list import price_list
 from app.brokerage.ports import LastPrice, Listings, Prices
 from app.brokerage.words import BrokerName, Exchange, Product, Side
@@ -39,6 +49,7 @@ PATIENT: Final = timedelta(minutes=45)
 the last half hour), not at its last one in trading."""
 LAST: Final = timedelta(minutes=1)
 """Before the close: an older price is not the one that a contract ended at."""
+IN_TRADING: Final = "That was its last price in trading: the exchange's closing value may differ."
 _PATIENCE: Final = 20.0
 
 
@@ -97,25 +108,33 @@ class Expiries:
                 return None
             return _Ended(row, None, last, self._close(last))
         close = self._close(contract.expiry)
-        return _Ended(row, contract, contract.expiry, close) if now >= close + WAIT else None
+        # Commodities and currencies have hours of their own: their last day is over at its end.
+        over = close + WAIT if Exchange(row["exchange"]) in SETTLED else day_begins(contract.expiry + timedelta(days=1))
+        if now >= over:
+            return _Ended(row, contract, contract.expiry, close)
+        if row.get("expired"):  # the exchange has put its end off
+            await book_rows().update_one({"_id": row["_id"]}, {"$unset": {"expired": ""}, "$inc": {"revision": 1}})
+        return None
 
     def _close(self, day: date) -> datetime:
         session = self._calendar.session_of(day) or self._calendar.previous_session(day)
         return session.closes
 
     async def _terms(self, row: Row) -> Contract | None:
-        """By the broker's list; it forgets contracts that have ended, so they are kept with the book."""
-        if kept := row.get("contract"):
-            return Contract(kept["underlying"], kept["kind"], kept.get("strike"), date.fromisoformat(kept["expiry"]))
+        """By the broker's list, as exchanges move expiries; it forgets contracts that have ended, so the terms are kept
+        with the book."""
+        known = row.get("contract")
         try:
             listing = await self._listings.find(BrokerName(row["broker"]), Exchange(row["exchange"]), row["symbol"])
         except DomainError as error:
             log.info("no list of instruments", broker=row["broker"], error=type(error).__name__)
-            return None
+            listing = None
         contract = contract_of(listing) if listing else None
-        if contract is not None:
-            kept = {**contract._asdict(), "expiry": contract.expiry.isoformat()}
-            kept = {name: value for name, value in kept.items() if value is not None}
+        if contract is None:
+            return _kept(known) if known else None
+        kept = {**contract._asdict(), "expiry": contract.expiry.isoformat()}
+        kept = {name: value for name, value in kept.items() if value is not None}
+        if kept != known:
             # Without a new revision: whoever changes the book meanwhile writes it without the terms, and they come
             # with the next run.
             await book_rows().update_one({"_id": row["_id"]}, {"$set": {"contract": kept}})
@@ -142,6 +161,8 @@ class Expiries:
         if (last is None or last.at < one.at) and self._clock.now() < one.at + PATIENT:
             return None
         judged = verdict(Exchange(book["exchange"]), one.contract, last.price if last else None)
+        if judged.price and last is not None and last.at < one.at:
+            judged = judged._replace(note=f"{judged.note} {IN_TRADING}")
         position = book_of(book).position
         mark = {"day": one.day.isoformat(), "state": judged.state.value, "note": judged.note}
         if judged.price is None and book.get("expired") == mark:
@@ -150,6 +171,7 @@ class Expiries:
         await self._note(book, position, judged.state.value, judged.price)
         await book_rows().update_one({"_id": book["_id"]}, {"$set": {"expired": mark}, "$inc": {"revision": 1}})
         if judged.price is not None:
+            await self._unmark(book, one.day)
             await self._settle(self._row(book, one.at, judged.note, judged.price, position))
         return judged.state.value
 
@@ -161,6 +183,18 @@ class Expiries:
         if last is None or last.at < one.at - LAST or day_of(last.at) != day_of(one.at):
             return None
         return last
+
+    async def _unmark(self, book: Row, day: date) -> None:
+        """The snapshot of that evening may have been taken already, with the position open: what is realised now would
+        be in it twice."""
+        name = day_id(book["account_id"], day.isoformat())
+        row = await snapshot_rows().find_one({"_id": name, "books.book": book["_id"]})
+        if row is None:
+            return
+        kept = [each for each in row["books"] if each["book"] != book["_id"]]
+        gone = sum((each["unrealised"] for each in row["books"] if each["book"] == book["_id"]), ZERO)
+        change = {"books": kept, "unrealised": EXACT.subtract(row["unrealised"], gone)}
+        await snapshot_rows().update_one({"_id": name, "at": row["at"], "books.book": book["_id"]}, {"$set": change})
 
     async def _settle(self, row: Row) -> None:
         async def write() -> Sequence[Row] | None:
@@ -224,6 +258,10 @@ class Expiries:
         }
         act = Act("position.expire", book["user_id"], SYSTEM, target=("book", book["_id"]), details=details)
         await self._audit.note(act)
+
+
+def _kept(terms: Mapping[str, Any]) -> Contract:
+    return Contract(terms["underlying"], terms["kind"], terms.get("strike"), date.fromisoformat(terms["expiry"]))
 
 
 def _of_paper(row: Mapping[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from pymongo.errors import BulkWriteError
 
 from app.brokerage.portfolio.book_rows import Row, trade_rows
 from app.brokerage.portfolio.ledger import Ledger
-from app.brokerage.portfolio.naming import Source, book_id, day_of, type_of
+from app.brokerage.portfolio.naming import Source, day_of, type_of
+from app.brokerage.portfolio.places import Places
 from app.brokerage.portfolio.ports import OrdersHere
 from app.brokerage.words import BookedTrade, BrokerName
 from app.core.charges.words import EXACT
@@ -29,7 +30,8 @@ _CHUNK: Final = 500
 class TradeFills:
     """Fills the port `Fills`. Brokers tell the same trades again and again: in answers, polls and pushes."""
 
-    def __init__(self, *, ledger: Ledger, orders: OrdersHere, clock: Clock) -> None:
+    def __init__(self, *, ledger: Ledger, orders: OrdersHere, clock: Clock, places: Places | None = None) -> None:
+        self._places = places or Places()
         self._ledger, self._orders, self._clock = ledger, orders, clock
         self._known: LRUCache[str, bool] = LRUCache(_KNOWN)
 
@@ -44,7 +46,7 @@ class TradeFills:
             return 0
         orders = await self._orders.ids(account_id, {trade.broker_order_id for trade in fresh.values()})
         rows = [
-            self._row(key, trade, account_id, user_id, broker, orders.get(trade.broker_order_id))
+            await self._row(key, trade, account_id, user_id, broker, orders.get(trade.broker_order_id))
             for key, trade in fresh.items()
         ]
         taken = 0
@@ -58,7 +60,7 @@ class TradeFills:
         self._known.update(dict.fromkeys(fresh, True))
         return taken
 
-    def _row(
+    async def _row(
         self, key: str, trade: BookedTrade, account_id: str, user_id: str, broker: BrokerName, order_id: str | None
     ) -> Row:
         now = self._clock.now()
@@ -69,7 +71,9 @@ class TradeFills:
             "account_id": account_id,
             "broker": broker.value,
             "source": Source.BROKER.value,
-            "book": book_id(account_id, Source.BROKER, trade.exchange, trade.symbol, trade.product),
+            "book": await self._places.book(
+                broker, account_id, Source.BROKER, trade.exchange, trade.symbol, trade.product
+            ),
             "key": key,
             "ref": trade.trade_id,
             "broker_order_id": trade.broker_order_id,

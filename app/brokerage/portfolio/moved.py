@@ -14,7 +14,8 @@ from app.brokerage.orders.conversions import Conversion, Instrument
 from app.brokerage.portfolio.book_rows import Row, book_of, book_rows, trade_rows
 from app.brokerage.portfolio.ledger import Ledger
 from app.brokerage.portfolio.naming import Source, book_id, day_of, type_of
-from app.brokerage.words import Exchange, Product
+from app.brokerage.portfolio.places import Places
+from app.brokerage.words import BrokerName, Exchange, Product
 from app.core.audit import SYSTEM, Act, AuditTrail
 from app.core.charges.words import EXACT
 from app.core.clock import Clock
@@ -32,7 +33,8 @@ class MovedPositions:
     under the new one, too, and charges them so. Prices and times stay, and so does what was realised before.
     """
 
-    def __init__(self, *, ledger: Ledger, clock: Clock, audit: AuditTrail) -> None:
+    def __init__(self, *, ledger: Ledger, clock: Clock, audit: AuditTrail, places: Places | None = None) -> None:
+        self._places = places or Places()
         self._ledger, self._clock, self._audit = ledger, clock, audit
 
     async def ended(self, account_id: str) -> Collection[Instrument]:
@@ -53,7 +55,7 @@ class MovedPositions:
         rows = await trade_rows().find({"_id": {"$in": [ObjectId(trade) for trade in lots]}}).to_list()
         if len(rows) != len(lots):
             return False
-        fresh = [one for row in rows for one in self._parts(row, became, lots[str(row["_id"])])]
+        fresh = [one for row in rows for one in await self._parts(row, became, lots[str(row["_id"])])]
         details: dict[str, str | int | bool | None] = {"symbol": symbol, "quantity": quantity, "trades": len(rows)}
         details |= {"from": was.value, "to": became.value}
         act = Act("position.convert", book["user_id"], SYSTEM, target=("book", name), details=details)
@@ -72,14 +74,16 @@ class MovedPositions:
         log.info("a position was converted", account=account_id, symbol=symbol, was=was.value, became=became.value)
         return True
 
-    def _parts(self, row: Row, product: Product, quantity: int) -> list[Row]:
+    async def _parts(self, row: Row, product: Product, quantity: int) -> list[Row]:
         """The trade as it is then: of the other product; where only a part of it is open, that part apart."""
         exchange, symbol = Exchange(row["exchange"]), row["stock_ticker"]
         fresh = {**row, "updated_at": self._clock.now(), "revision": row["revision"] + 1}
+        broker, source = BrokerName(row["broker"]), Source(row["source"])
+        book = await self._places.book(broker, row["account_id"], source, exchange, symbol, product)
         moved = {
             **fresh,
             "product": product.value,
-            "book": book_id(row["account_id"], Source(row["source"]), exchange, symbol, product),
+            "book": book,
             "type": type_of(exchange, symbol, product).value,
             "converted_from": row["product"],
         }

@@ -79,12 +79,15 @@ def day_begins(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=IST).astimezone(UTC)
 
 
-def book_id(account_id: str, source: Source, exchange: Exchange, symbol: str, product: Product) -> str:
+def book_id(
+    account_id: str, source: Source, exchange: Exchange, symbol: str, product: Product, *, apart: bool = False
+) -> str:
     """The id of the book that a trade belongs to; what its owner enters is apart from what the broker tells.
 
-    Shares that are delivered are the same on both exchanges: bought on one, they may be sold on the other.
+    Shares that are delivered are the same on both exchanges: bought on one, they may be sold on the other. `apart`:
+    not these; see `places`.
     """
-    place = Exchange.NSE if product is Product.CNC and exchange is Exchange.BSE else exchange
+    place = Exchange.NSE if product is Product.CNC and exchange is Exchange.BSE and not apart else exchange
     return f"{account_id}|{source}|{place}|{product}|{symbol}"
 
 

@@ -11,10 +11,12 @@ from bson import ObjectId
 from app.brokerage.portfolio.book_rows import Row, trade_rows
 from app.brokerage.portfolio.ledger import Ledger
 from app.brokerage.portfolio.lots import ZERO
-from app.brokerage.portfolio.naming import Source, TradeStatus, book_id, day_of
+from app.brokerage.portfolio.naming import Source, TradeStatus, day_of
+from app.brokerage.portfolio.places import Places
 from app.brokerage.portfolio.ports import OrdersHere
 from app.brokerage.portfolio.schemas import Trade, TradeFilters, TradeInput
 from app.brokerage.ports import Sessions
+from app.brokerage.words import BrokerName
 from app.core.audit import Act, Actor, AuditTrail
 from app.core.charges.words import EXACT
 from app.core.clock import Clock, to_micros
@@ -36,8 +38,16 @@ class Trades:
     """Trades of one user at a time; nobody sees anybody else's."""
 
     def __init__(
-        self, *, ledger: Ledger, sessions: Sessions, orders: OrdersHere, clock: Clock, audit: AuditTrail
+        self,
+        *,
+        ledger: Ledger,
+        sessions: Sessions,
+        orders: OrdersHere,
+        clock: Clock,
+        audit: AuditTrail,
+        places: Places | None = None,
     ) -> None:
+        self._places = places or Places()
         self._ledger, self._sessions, self._orders = ledger, sessions, orders
         self._clock, self._audit = clock, audit
 
@@ -144,6 +154,10 @@ class Trades:
         if given.order_id is not None and not await self._orders.owns(str(owner["user_id"]), given.order_id):
             raise NotFoundError("You have no order with this id: leave order_id out for a trade made elsewhere.")
         trade_id, exchange, product = owner["_id"], given.where, given.product
+        broker = BrokerName(owner["broker"])
+        book = await self._places.book(
+            broker, owner["account_id"], Source.MANUAL, exchange, given.stock_ticker, product
+        )
         optional = {
             "order_id": given.order_id,
             "given_brokerage": given.brokerage_charge,
@@ -154,7 +168,7 @@ class Trades:
             "schema_version": 1,
             **{name: owner[name] for name in ("user_id", "account_id", "broker")},
             "source": Source.MANUAL.value,
-            "book": book_id(owner["account_id"], Source.MANUAL, exchange, given.stock_ticker, product),
+            "book": book,
             "key": str(trade_id),
             "ref": str(trade_id),
             "exchange": exchange.value,

@@ -10,13 +10,14 @@ from app.brokerage.portfolio.book_rows import Row, book_rows, day_rows, snapshot
 from app.brokerage.portfolio.broker_view import BrokerView
 from app.brokerage.portfolio.days import Days
 from app.brokerage.portfolio.ledger import BookKey, Ledger
-from app.brokerage.portfolio.naming import Source, book_id, day_id, day_of
+from app.brokerage.portfolio.naming import Source, day_id, day_of
+from app.brokerage.portfolio.places import Places
 from app.brokerage.portfolio.price_list import price_list
 from app.brokerage.portfolio.reading import books_now
 from app.brokerage.portfolio.trades import EARLIEST
 from app.brokerage.portfolio.valuation import snapshot_books, wanted
 from app.brokerage.ports import Prices
-from app.brokerage.words import Exchange, Product
+from app.brokerage.words import BrokerName, Exchange, Product
 from app.core.clock import Clock, to_micros
 from app.core.market_calendar import IST, LATEST, MarketCalendar
 from app.core.scheduler import JobResult, Run
@@ -29,6 +30,8 @@ _PATIENCE: Final = 20.0
 _DAY: Final = 86_400_000_000
 _PIECE: Final = 5_000
 """Trades that one query of a rebuild reads at most."""
+_JOINED: Final = 200
+"""Trades of older books that one round moves."""
 _NAMES: Final = (
     "book",
     "user_id",
@@ -55,13 +58,32 @@ class PortfolioUpkeep:
         prices: Prices,
         calendar: MarketCalendar,
         clock: Clock,
+        places: Places | None = None,
     ) -> None:
+        self._places, self._joined = places or Places(), False
         self._ledger, self._days, self._view, self._prices = ledger, days, view, prices
         self._calendar, self._clock = calendar, clock
 
     async def repair(self) -> Mapping[str, int]:
         """Bring in step what a process that died left behind, and days that nobody has asked for yet."""
-        return await self._ledger.repair()
+        joined = await self._join()
+        return {**await self._ledger.repair(), **({"trades_moved": joined} if joined else {})}
+
+    async def _join(self) -> int:
+        """Bring shares together that an older version kept in a book for each exchange: else what was bought then
+        could not be sold now. Once, so many trades at a time; gives how many were moved."""
+        if self._joined:
+            return 0
+        moved = 0
+        async for book in book_rows().find({"exchange": Exchange.BSE.value, "product": Product.CNC.value}, {"_id": 1}):
+            if f"|{Exchange.BSE}|{Product.CNC}|" not in book["_id"]:
+                continue
+            async for row in trade_rows().find({"book": book["_id"]}).limit(_JOINED):
+                moved += await self._rehome(row)
+            if moved >= _JOINED:
+                return moved
+        self._joined = True
+        return moved
 
     # Snapshots
 
@@ -152,7 +174,9 @@ class PortfolioUpkeep:
     async def _rehome(self, row: Row) -> bool:
         """Move a trade into the book that it belongs to, where that was otherwise when it was stored."""
         exchange, product = Exchange(row["exchange"]), Product(row["product"])
-        wanted = book_id(row["account_id"], Source(row["source"]), exchange, row["stock_ticker"], product)
+        wanted = await self._places.book(
+            BrokerName(row["broker"]), row["account_id"], Source(row["source"]), exchange, row["stock_ticker"], product
+        )
         if row["book"] == wanted:
             return False
         old, row["book"] = {**row}, wanted

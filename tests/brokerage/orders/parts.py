@@ -11,7 +11,7 @@ from app.brokerage.errors import BrokerSessionError
 from app.brokerage.orders.ports import Holding
 from app.brokerage.ports import BrokerAccount, BrokerSession, LastPrice
 from app.brokerage.words import BookedTrade, BrokerName, Exchange, Listing
-from app.core.errors import NotFoundError
+from app.core.errors import NotFoundError, UnavailableError
 from tests.simulators.brokers.instruments import INSTRUMENTS, Instrument
 from tests.simulators.brokers.kite.simulator import KiteAccount
 
@@ -101,8 +101,11 @@ class FixedPrices:
         self.known: dict[tuple[Exchange, str], LastPrice] = {}
         self.silent = False
         """Whoever asks waits for ever."""
+        self.broken = False
 
     async def last(self, exchange: Exchange, symbol: str) -> LastPrice | None:
+        if self.broken:
+            raise UnavailableError("Nobody knows a price.")
         if self.silent:
             await asyncio.Event().wait()
         return self.known.get((exchange, symbol))

@@ -8,10 +8,15 @@ import pytest
 
 from app.brokerage.orders.checks import OrderLimits
 from app.brokerage.orders.guarding import RECENT, OrderGuard
+from app.brokerage.orders.ports import Holding
 from app.brokerage.ports import LastPrice
-from app.brokerage.words import BookedTrade, Exchange, Product, Side
+from app.brokerage.words import BookedTrade, BrokerPosition, Exchange, Product, Side
+from app.core.errors import UnavailableError
+from app.lifespan.brokerage import PositionsThere
 from tests.brokerage.orders.kit import Desk, Row
 
+LIMITS = OrderLimits(Decimal(10_000_000), Decimal(20))
+NSE_MIS = Holding(Exchange.NSE, "RELIANCE", Product.MIS)
 CALL = "NIFTY26DEC24500CE"
 OPTION = {"stock_ticker": CALL, "exchange": "NFO", "quantity": 65}
 
@@ -54,6 +59,12 @@ async def filled(desk: Desk, side: Side, quantity: int, product: Product = Produ
             "180",
             "To buy at 1800 is 500 % above its trigger price, 300",
         ),
+        ({**OPTION, "price": 361}, "180", "101 % above the newest price, 180, and this server takes 100 % at most"),
+        (
+            {**OPTION, "side": "sell", "price": 18},
+            "180",
+            "is 90 % below the newest price, 180, and this server takes 50",
+        ),
     ],
 )
 async def test_a_digit_too_many_is_told_with_the_limit(desk: Desk, body: Row, newest: str | None, said: str):
@@ -79,6 +90,10 @@ async def test_a_digit_too_many_is_told_with_the_limit(desk: Desk, body: Row, ne
         ({"price": 150}, "1500"),
         ({**OPTION, "side": "sell", "price": 540}, "180"),
         ({**OPTION, "price": 370, "price_type": "SL", "trigger_price": 360}, "180"),
+        # Premiums double within a minute, or halve, and cheap ones are a few ticks away from anything.
+        ({**OPTION, "price": 360}, "180"),
+        ({**OPTION, "side": "sell", "price": 90}, "180"),
+        ({**OPTION, "price": 4}, "0.5"),
     ],
 )
 async def test_what_can_be_meant_is_placed(desk: Desk, body: Row, newest: str | None):
@@ -100,6 +115,63 @@ async def test_circuit_limits_of_the_broker_and_old_prices_say_more_or_nothing(d
     assert desk.at_broker(await desk.place(price=1500))
 
 
+async def test_an_old_price_holds_no_option_and_no_exit(desk: Desk):
+    """A premium of yesterday says nothing at 09:15, and shares are worth half on the morning after a bonus."""
+    price(desk, "10", symbol=CALL, exchange=Exchange.NFO, old=0.05)
+    assert desk.at_broker(await desk.place(**OPTION | {"price": 180}))
+    price(desk, "3000", old=18)
+    assert desk.at_broker(await desk.place(side="sell", price=1500))
+    await desk.place(side="sell", product="MIS", price=1500, status=422)
+    await filled(desk, Side.BUY, 10)
+    assert desk.at_broker(await desk.place(side="sell", product="MIS", price=1500))
+
+
+async def test_a_stop_that_ends_a_position_may_have_any_limit(desk: Desk):
+    stop = {"side": "sell", "product": "MIS", "price_type": "SL", "trigger_price": 1400, "price": 700}
+    await desk.place(status=422, **stop)
+    await filled(desk, Side.BUY, 10)
+    assert desk.at_broker(await desk.place(**stop))
+
+
+async def test_a_position_that_only_the_broker_knows_can_be_ended(desk: Desk):
+    large = {"quantity": 10_000, "product": "MIS", "side": "sell"}
+    asked: list[str] = []
+
+    async def theirs(account_id: str) -> list[BrokerPosition]:
+        asked.append(account_id)
+        if len(asked) == 1:
+            raise UnavailableError("The broker is away.")
+        nothing = Decimal(0)
+        return [BrokerPosition(Exchange.NSE, "RELIANCE", Product.MIS, 10_000, nothing, None, None, None)]
+
+    desk.placing._guard = OrderGuard(LIMITS, prices=desk.prices, positions=desk.fills, clock=desk.clock, theirs=theirs)
+    await desk.place(status=422, **large)
+    assert desk.at_broker(await desk.place(**large))
+    assert desk.at_broker(await desk.place(**large | {"quantity": 6_000}))
+    assert asked == [str(desk.people.ids["ann"])] * 2, "only before an order is refused"
+
+
+async def test_the_broker_is_asked_through_the_accounts_session(desk: Desk):
+    order = await desk.place(product="MIS", quantity=6_000)
+    [there] = desk.at_broker(order)
+    desk.kite.book.fill(there.order_id, 6_000, "1500")
+    large = {"quantity": 6_000, "product": "MIS", "side": "sell", "price": 1700}
+    await desk.place(status=422, **large)
+    theirs = PositionsThere(desk.sessions, desk.news._brokers)
+    desk.placing._guard = OrderGuard(LIMITS, prices=desk.prices, positions=desk.fills, clock=desk.clock, theirs=theirs)
+    assert desk.at_broker(await desk.place(**large))
+
+
+async def test_the_rest_of_an_exit_that_is_filled_in_part_can_be_changed(desk: Desk):
+    await filled(desk, Side.BUY, 10_000)
+    order = await desk.place(side="sell", product="MIS", quantity=10_000)
+    [there] = desk.at_broker(order)
+    desk.kite.book.fill(there.order_id, 4_000, "1500")
+    await desk.refresh()
+    assert (await desk.fills.net(str(desk.people.ids["ann"])))[NSE_MIS] == 6_000
+    await desk.ask("PATCH", f"orders/{order['id']}", json={"price": 1490})
+
+
 async def test_exits_may_be_worth_whatever_the_position_is(desk: Desk):
     large = {"quantity": 10_000, "product": "MIS"}
     await desk.place(side="sell", status=422, **large)
@@ -116,9 +188,37 @@ async def test_exits_may_be_worth_whatever_the_position_is(desk: Desk):
 async def test_nobody_waits_long_for_a_price(desk: Desk):
     price(desk, "1500")
     desk.prices.silent = True
-    limits = OrderLimits(Decimal(10_000_000), Decimal(20))
-    desk.placing._guard = OrderGuard(limits, prices=desk.prices, positions=desk.fills, clock=desk.clock, patience=0.01)
+    desk.placing._guard = OrderGuard(LIMITS, prices=desk.prices, positions=desk.fills, clock=desk.clock, patience=0.01)
     assert desk.at_broker(await desk.place(price=15_000))
+    await desk.placing._guard.close()
+
+
+async def test_what_is_in_memory_is_asked_no_further(desk: Desk):
+    price(desk, "1500", old=1)
+    known = dict(desk.prices.known)
+    desk.placing._guard = guard = OrderGuard(
+        LIMITS, prices=desk.prices, positions=desk.fills, clock=desk.clock, glance=lambda *key: known.get(key)
+    )
+    desk.prices.silent = True
+    assert desk.at_broker(await desk.place(price=1600))
+    assert desk.at_broker(await desk.place(price=None))
+    assert not guard._asked, "nobody was asked"
+    desk.prices.silent = False
+    price(desk, "15000")
+    assert desk.at_broker(await desk.place(price=15_000)), "the newest one decides"
+
+
+async def test_prices_that_cannot_be_had_stop_nothing(desk: Desk):
+    desk.prices.broken = True
+    assert desk.at_broker(await desk.place(price=15_000))
+
+
+async def test_ends_of_positions_wait_for_no_price(desk: Desk):
+    desk.prices.silent = True
+    await filled(desk, Side.BUY, 10)
+    assert desk.at_broker(await desk.place(side="sell", product="MIS", price=None))
+    assert desk.at_broker(await desk.place(side="sell", price=None))
+    assert not desk.placing._guard._asked
 
 
 async def test_limits_can_be_switched_off(desk: Desk):

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given as given_some
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from app.brokerage.adapters.symbols import contract_symbol
 from app.brokerage.portfolio.book_rows import book_rows, trade_rows
 from app.brokerage.portfolio.contracts import Contract, EndState, contract_of, ended_by, verdict
-from app.brokerage.portfolio.expiry import Expiries
+from app.brokerage.portfolio.expiry import IN_TRADING, Expiries
 from app.brokerage.portfolio.own_positions import BookedPositions
 from app.brokerage.ports import LastPrice
 from app.brokerage.words import BookedTrade, BrokerName, Exchange, Listing, Product
@@ -221,6 +222,57 @@ async def test_the_last_price_in_trading_is_taken_where_no_closing_one_comes(des
     desk.clock.moment = CLOSE + timedelta(minutes=45)
     assert await expiries.run() == {"settled": 1}
     assert await settlements(desk) == [(CALL, "sell", 75, 100)]
+    (row,) = await trade_rows().find({"note": {"$exists": True}}).to_list()
+    assert row["note"].endswith(f"ended at ₹24,600. {IN_TRADING}")
+
+
+async def test_what_is_settled_is_not_in_the_evenings_snapshot_too(desk: Desk, expiries: Expiries) -> None:
+    """It may be taken first, with the position open."""
+    desk.prices.put(CALL, "110")
+    desk.prices.put("TCS", "110")
+    await desk.take(contract("buy", 75, "120", CALL), fill("buy", 1, "100", MONDAY, "TCS"))
+    desk.clock.moment = CLOSE + timedelta(minutes=16)
+    await desk.upkeep.snapshot()
+    (kept,) = await desk.all_of("portfolio_snapshots")
+    assert (kept["unrealised"].to_decimal(), len(kept["books"])) == (10 - 75 * 10, 2)
+    ended_at(desk, "24612.35")
+    assert await expiries.run() == {"settled": 1}
+    (kept,) = await desk.all_of("portfolio_snapshots")
+    assert (kept["unrealised"].to_decimal(), [one["book"].rpartition("|")[2] for one in kept["books"]]) == (10, ["TCS"])
+    assert await expiries.run() == {}
+
+
+async def test_an_end_that_the_exchange_moves_is_followed(
+    desk: Desk, expiries: Expiries, listings: ListingsHere
+) -> None:
+    """The future's month is its name, on whichever day it ends; what was kept of it is not the last word."""
+    await desk.take(contract("buy", 75, "24400", FUTURE))
+    desk.clock.moment = MONDAY
+    assert await expiries.run() == {}
+    listings.known[FUTURE] = listing(FUTURE, TUESDAY + timedelta(days=2))
+    desk.clock.moment = CLOSE + timedelta(hours=1)
+    ended_at(desk, "24600")
+    assert await expiries.run() == {}, "it lives until Thursday"
+    mark = {"day": TUESDAY.isoformat(), "state": "unknown", "note": "Expired."}
+    await book_rows().update_one({}, {"$set": {"expired": mark}})
+    assert await expiries.run() == {}
+    listings.known.clear()
+    desk.clock.move(days=2)
+    assert (await desk.get(DASHBOARD))["totals"]["expired"] == 0
+    ended_at(desk, "24650", at=CLOSE + timedelta(days=2))
+    assert await expiries.run() == {"settled": 1}
+    assert await settlements(desk) == [(FUTURE, "sell", 75, D("24650"))]
+
+
+async def test_commodities_are_traded_into_the_night_of_their_last_day(
+    desk: Desk, expiries: Expiries, listings: ListingsHere
+) -> None:
+    listings.known["GOLD26NOVFUT"] = msgspec.structs.replace(listing("GOLD26NOVFUT"), exchange=Exchange.MCX)
+    await desk.take(fill("buy", 1, "75000", MONDAY, "GOLD26NOVFUT", product=Product.NRML, exchange=Exchange.MCX))
+    desk.clock.moment = CLOSE + timedelta(hours=8, minutes=29)  # 23:59 in India
+    assert await expiries.run() == {}
+    desk.clock.move(minutes=1)
+    assert await expiries.run() == {"unknown": 1}
 
 
 async def test_shares_are_delivered_by_the_broker(desk: Desk, expiries: Expiries) -> None:
@@ -235,7 +287,10 @@ async def test_shares_are_delivered_by_the_broker(desk: Desk, expiries: Expiries
         "Expired: physical settlement at the broker; shares and money are not booked here."
     }
     assert (found["totals"]["expired"], found["totals"]["realised_pnl"]) == (2, 0)
-    ended_at(desk, "1500", "RELIANCE")
+    ended_at(desk, "1490", "RELIANCE")
+    assert await expiries.run() == {"unknown": 1}, "the closing price may be above the strike"
+    assert (await desk.get(DASHBOARD))["totals"]["expired"] == 2
+    ended_at(desk, "1485", "RELIANCE")
     assert await expiries.run() == {"settled": 1}
     assert await settlements(desk) == [(STOCK_CALL, "sell", 500, 0)]
     assert (await desk.get(PNL))["realised_pnl"] == -500 * 20
@@ -309,6 +364,7 @@ def test_what_is_no_contract_has_no_terms() -> None:
     assert contract_of(Listing(Exchange.NFO, "NIFTY26NOVFUT", "k", D("0.05"), kind="FUT")) is None
     assert contract_of(Listing(Exchange.NFO, "ODD", "k", D("0.05"), kind="FUT", expiry=TUESDAY)) is None
     assert ended_by("RELIANCE", TUESDAY) is None
+    assert ended_by("NIFTY26DEC27000CE", TUESDAY) == date(2026, 12, 31), "no strike is 000"
     assert ended_by("NIFTY24NOVFUT", TUESDAY) is None, "it would have been traded after its end"
 
 
@@ -319,6 +375,7 @@ def test_what_a_contract_is_worth_at_its_end(spot: Decimal, strike: Decimal, kin
     wanted = {"FUT": spot, "CE": max(spot - strike, D(0)), "PE": max(strike - spot, D(0))}[kind]
     assert (found.state, found.price) == (EndState.SETTLED, wanted)
     share = verdict(Exchange.NFO, on_index._replace(underlying="TCS"), spot)
-    assert share.state == (EndState.PHYSICAL if wanted else EndState.SETTLED)
+    near = kind != "FUT" and abs(spot - strike) < strike / 100
+    assert share.state == (EndState.PHYSICAL if wanted else EndState.UNKNOWN if near else EndState.SETTLED)
     assert verdict(Exchange.NFO, on_index, None).price is None
     assert verdict(Exchange.MCX, on_index, spot).price is None

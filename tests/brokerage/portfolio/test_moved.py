@@ -1,5 +1,6 @@
 """One share on two exchanges, and positions that a broker moved to another product."""
 
+from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
@@ -11,7 +12,20 @@ from app.brokerage.orders.ports import Holding
 from app.brokerage.portfolio.book_rows import book_rows, trade_rows
 from app.brokerage.portfolio.moved import MovedPositions
 from app.brokerage.portfolio.own_positions import BookedPositions
-from app.brokerage.words import BookedTrade, BrokerPosition, Exchange, Product, Side
+from app.brokerage.portfolio.places import Places
+from app.brokerage.words import (
+    BookedOrder,
+    BookedTrade,
+    BrokerName,
+    BrokerPosition,
+    Exchange,
+    Listing,
+    OrderState,
+    PriceType,
+    Product,
+    Side,
+)
+from app.core.errors import UnavailableError
 from tests.brokerage.portfolio.kit import DASHBOARD, DAY, MINUTE, NOON, PNL, D, Desk, SomeRun, by_symbol, fill, given
 
 MORNING = NOON - 60 * MINUTE
@@ -75,6 +89,64 @@ async def test_trades_of_before_are_brought_together(desk: Desk) -> None:
     assert (again["books_corrected"], again["days_corrected"], "trades_moved" in again) == (0, 0, False)
 
 
+async def test_older_books_of_each_exchange_are_joined_by_themselves(desk: Desk) -> None:
+    """After an upgrade nobody has to ask for it: what was bought on BSE then can be sold now."""
+    await desk.take(fill("buy", 10, "2500", NOON - 2 * DAY, exchange=BSE))
+    (book,) = await book_rows().find({}).to_list()
+    apart = book["_id"].replace("|NSE|", "|BSE|")
+    await trade_rows().update_many({}, {"$set": {"book": apart}})
+    await book_rows().delete_many({})
+    await book_rows().insert_one({**book, "_id": apart})
+    await desk.take(fill("sell", 4, "2600", MORNING))
+    assert {(await desk.upkeep.repair()).get("trades_moved") for _ in range(2)} == {1, None}
+    (held_,) = (await desk.get(DASHBOARD))["holdings"]
+    assert (held_["quantity"], (await desk.get(PNL))["realised_pnl"]) == (6, 400)
+    assert [row["_id"] for row in await book_rows().find({"open": True}).to_list()] == [book["_id"]]
+
+
+@dataclass
+class Listed:
+    """Fills the port `Listings`: one symbol."""
+
+    isins: dict[Exchange, str | None]
+    away: bool = False
+
+    async def find(self, broker: BrokerName, exchange: Exchange, symbol: str) -> Listing | None:  # noqa: ARG002
+        if self.away:
+            raise UnavailableError("The list is not here yet.")
+        return (
+            Listing(exchange, symbol, symbol, D("0.05"), isin=self.isins[exchange]) if exchange in self.isins else None
+        )
+
+    async def like(self, broker: BrokerName, exchange: Exchange, symbol: str) -> list[str]:
+        raise AssertionError((broker, exchange, symbol))
+
+
+@pytest.mark.parametrize(
+    ("listed", "apart"),
+    [
+        (Listed({NSE: "INE002A01018", BSE: "INE999A01011"}), True),
+        (Listed({NSE: "INE002A01018", BSE: "INE002A01018"}), False),
+        (Listed({NSE: "INE002A01018", BSE: "INE002A01026"}), False),  # the share was split, and one list is older
+        (Listed({NSE: None, BSE: None}), False),
+        (Listed({NSE: "INE002A01018", BSE: None}), False),
+        (Listed({BSE: "INE999A01011"}), False),
+        (Listed({}, away=True), False),
+    ],
+)
+async def test_two_companies_of_one_symbol_are_told_apart_by_their_isins(
+    desk: Desk, listed: Listed, apart: bool
+) -> None:
+    desk.here.fills._places = desk.upkeep._places = Places(listed)
+    await desk.take(fill("buy", 10, "2500", MORNING), fill("buy", 5, "40", MORNING + MINUTE, exchange=BSE))
+    desk.prices.put("RELIANCE", "2600")
+    held_ = sorted((row["exchange"], row["quantity"]) for row in (await desk.get(DASHBOARD))["holdings"])
+    assert held_ == ([("BSE", 5), ("NSE", 10)] if apart else [("NSE", 15)])
+    found = await desk.upkeep.rebuild(SomeRun())
+    assert found is not None
+    assert (found["books_corrected"], "trades_moved" in found) == (0, False)
+
+
 # Conversions
 
 
@@ -121,6 +193,32 @@ def test_what_can_be_otherwise_is_none(
     ours: dict[Holding, int], theirs: list[BrokerPosition], trades: list[BookedTrade]
 ) -> None:
     assert conversions(ours, theirs, trades) == []
+
+
+def test_trades_that_are_late_explain_nothing() -> None:
+    """Sold as intraday and bought for delivery, and the trade book has neither yet."""
+    bought = fill("buy", 10, "100", MORNING, product=MIS, order="1")
+    theirs = [at(NSE, CNC, 10)]
+    assert conversions(held(MIS, 10), theirs, [bought], [order("1", MIS)]) != []
+    assert conversions(held(MIS, 10), theirs, [bought], [order("1", MIS), order("2", CNC)]) == []
+    assert conversions(held(MIS, 10), theirs, [bought], [order("1", MIS, filled=20)]) == []
+    assert conversions(held(MIS, 10), theirs, [bought], [order("1", MIS), order("2", CNC, symbol="TCS")]) != []
+    assert conversions(held(MIS, 10), theirs, [bought], [order("1", MIS), order("2", CNC, filled=0)]) != []
+
+
+def order(number: str, product: Product, *, filled: int = 10, symbol: str = "RELIANCE-EQ") -> BookedOrder:
+    return BookedOrder(
+        broker_order_id=number,
+        tag=None,
+        exchange=NSE,
+        symbol=symbol,
+        side=Side.BUY,
+        product=product,
+        price_type=PriceType.MARKET,
+        quantity=20,
+        filled_quantity=filled,
+        state=OrderState.OPEN,
+    )
 
 
 def books_of(desk: Desk) -> MovedPositions:

@@ -45,7 +45,8 @@ async def test_ticks_on_a_holiday_are_streamed_and_counted_but_not_stored(closed
 
 async def test_the_feed_pauses_while_the_market_is_closed(closed: tuple[Live, Live]):
     _, live = closed
-    feed = await until(live.feed, lambda feed: feed["state"] == "paused")
+    # Degraded until the list of instruments has come.
+    feed = await until(live.feed, lambda feed: (feed["state"], feed["status"]) == ("paused", "ok"), 30)
     assert (feed["status"], feed["leading"], feed["sign_ins"], feed["connections"]) == ("ok", True, 0, 0)
     assert (await live.get("/health"))["status"] == "ok"
     assert (await until(live.counters, lambda told: told["state"] == "paused"))["received"] == 0
