@@ -3,13 +3,16 @@
 import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
 from tests.browser.conftest import Visit, Watched
 from tests.support.people import Person, alert
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -63,6 +66,14 @@ CLEAR = """(width) => {
 }"""
 
 
+# Where those are, for whoever has to find out why they are not clear of one another.
+PLACES = """() => ["body", ".main-svg", ".legend .bg, .legend2 .bg", ".gtitle, .gtitle-subtitle", ".nsewdrag"].map(
+  (selector) => [selector, ...[...document.querySelectorAll(selector)].map((part) => {
+    const { left, top, right, bottom } = part.getBoundingClientRect();
+    return [left, top, right, bottom].map(Math.round);
+  })])"""
+
+
 @pytest_asyncio.fixture
 async def trader(user: Person) -> Person:
     """Somebody whose strategy has sent alerts."""
@@ -87,6 +98,16 @@ async def open_chart(
     await watched.page.wait_for_selector(drawn)
 
 
+async def becomes_clear(page: "Page", width: int) -> None:
+    """Wait for it. By a timer: a browser that has nothing to draw draws no frames, at which it is asked otherwise."""
+    from playwright.async_api import TimeoutError as PlaywrightTimeoutError
+
+    try:
+        await page.wait_for_function(CLEAR, arg=width, polling=100)
+    except PlaywrightTimeoutError:
+        raise AssertionError(f"at {width} pixels: {await page.evaluate(PLACES)}") from None
+
+
 async def open_drawn(watched: Watched, trader: Person, chart_type: str, theme: str = "dark") -> None:
     """Open a chart of `ALERTS`, and see that everything is drawn over the whole width. To load it costs a second."""
     selector, count = DRAWN[chart_type]
@@ -101,9 +122,9 @@ async def open_drawn(watched: Watched, trader: Person, chart_type: str, theme: s
 async def test_a_chart_fits_a_phone_and_a_turned_one(trader: Person, visit: Visit):
     async with visit(viewport={"width": 390, "height": 844}) as watched:
         await open_chart(watched, trader, chart_type="pnl")
-        await watched.page.wait_for_function(FILLS, arg=[390, 844])
+        await watched.page.wait_for_function(FILLS, arg=[390, 844], polling=100)
         await watched.page.set_viewport_size({"width": 844, "height": 390})
-        await watched.page.wait_for_function(FILLS, arg=[844, 390])
+        await watched.page.wait_for_function(FILLS, arg=[844, 390], polling=100)
 
 
 # To load a page costs two seconds of a core: what each must draw is looked at where it has most to draw.
@@ -132,7 +153,7 @@ async def test_everything_is_drawn_and_nothing_lies_over_anything_else(
         assert await visible.count() == count
         for width, height in ((800, 600), (390, 844), (1280, 720)):
             await watched.page.set_viewport_size({"width": width, "height": height})
-            await watched.page.wait_for_function(CLEAR, arg=width)
+            await becomes_clear(watched.page, width)
 
 
 async def test_a_long_headline_goes_on_below(user: Person, visit: Visit):
