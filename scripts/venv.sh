@@ -53,8 +53,9 @@ sync_venv() {
         "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-compile \
             --require-hashes --no-deps --requirement "$2" || return
     # Bytecode on all cores, where pip would use one; a file that does not compile is no reason to stop. What only the
-    # process that trains models loads, and packages' own tests, can wait until somebody asks for them.
-    "$1/bin/python" -W ignore -m compileall -q -j 0 -x "$_loaded_later" "$1/lib" >/dev/null 2>&1 || :
+    # process that trains models loads, and packages' own tests, can wait until somebody asks for them. pip's own
+    # variable leaves it all to the first start.
+    [ -n "${PIP_NO_COMPILE:-}" ] || "$1/bin/python" -W ignore -m compileall -q -j 0 -x "$_loaded_later" "$1/lib" >/dev/null 2>&1 || :
     # What says "complete" is written last.
     { python_identity "$1/bin/python" && cat -- "$2"; } >"$1/arrow-lock.txt"
 }
