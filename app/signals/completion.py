@@ -204,8 +204,12 @@ class SignalCompletion:
             self._waiting.popleft()
 
     async def _read_all(self) -> None:
-        rows = await signal_rows().find({"status": Status.ACTIVE.value}, _FIELDS).to_list()
-        self._reload = False
+        self._reload = False  # before it is read: who asks meanwhile asks for what may not be in it
+        try:
+            rows = await signal_rows().find({"status": Status.ACTIVE.value}, _FIELDS).to_list()
+        except BaseException:
+            self._reload = True
+            raise
         self._loaded.set()
         # What is touched and not stored yet must not be touched again.
         waiting = {touch.signal.id for touch, _ in self._waiting}

@@ -98,6 +98,7 @@ class OrderPolling:
         pause = 0.5
         try:
             while True:
+                raise_if_cancelled()  # a driver may have answered and swallowed it
                 try:
                     wait = await self._round()
                     pause, self._last_error = 0.5, None

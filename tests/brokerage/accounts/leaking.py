@@ -23,6 +23,7 @@ from app.brokerage.ports import BrokerSession
 from app.brokerage.push.angel_stream import AngelOrderStream, Counts, Timing
 from app.brokerage.push.models import DOCUMENTS as PUSH_DOCUMENTS
 from app.brokerage.words import BrokerName
+from app.core.cancelling import end
 from app.core.errors import DomainError
 from app.core.logging import configure_logging
 from tests.brokerage.accounts.kit import PATH, WEBHOOK_SECRETS, Desk, desk_of, settings_of
@@ -132,8 +133,7 @@ class Leaking:
         )
         task = asyncio.create_task(stream.run())
         await asyncio.sleep(0.2)
-        task.cancel()
-        await asyncio.wait([task])
+        await end([task])
 
 
 def _without_page(answer: httpx.Response) -> str:

@@ -14,6 +14,7 @@ from app.brokerage.accounts.session_state import NEXT, SessionState, state_of
 from app.brokerage.errors import BrokerSessionError, BrokerUnavailableError
 from app.brokerage.ports import BrokerSession
 from app.brokerage.words import BrokerName
+from app.core.cancelling import end
 from app.core.errors import ConflictError, NotFoundError
 from app.core.events import PeersChanged
 from app.mail.rendering import Templates
@@ -268,8 +269,7 @@ async def test_the_keeper_goes_on_after_changes_and_ends_when_told(desk: Desk) -
     async with asyncio.timeout(30):
         while not desk.here.keeper.health().get("valid"):
             await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.wait([task])
+    await end([task])
     assert task.cancelled()
 
 

@@ -15,6 +15,7 @@ from app.brokerage.orders.schemas import ReconciliationReport
 from app.brokerage.ports import OrderNews
 from app.brokerage.words import Exchange, OrderState, Product
 from app.core.bus import Bus, NullTransport
+from app.core.cancelling import end
 from tests.brokerage.orders.kit import NOON, Desk, Row, path_of, until
 from tests.brokerage.orders.test_transitions import row
 from tests.simulators.brokers.instruments import RELIANCE
@@ -99,8 +100,7 @@ async def test_looks_are_taken_at_once_and_together(desk: Desk):
     desk.kite.book.fill(booked.order_id)
     desk.kite.fail("down", on="GET /orders")
     desk.news.look(account)
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
 
 
 async def test_polling_takes_everything_on_after_a_crash(desk: Desk):
@@ -132,8 +132,7 @@ async def test_polling_takes_everything_on_after_a_crash(desk: Desk):
     assert await states() == ["OPEN", "OPEN", "NOT_SENT", "NOT_SENT"]
     assert desk.kite.calls["POST /orders/regular"] == 4
     await until(lambda: (polling.health()["open"], polling.health()["unknown"]) == (2, 0))
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
     assert desk.trail.of(unsent) == ["order.place", "order.left", "order.missing"]
     assert desk.trail.of(lost) == ["order.place", "order.unknown", "order.missing"]
 
@@ -147,8 +146,7 @@ async def test_polling_goes_slower_where_the_broker_fails_and_says_so(desk: Desk
     await asyncio.sleep(0.2)
     assert desk.kite.calls["GET /orders"] == 0
     assert polling.health()["here"]
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
     assert not polling.health()["here"]
 
 
@@ -262,8 +260,7 @@ async def test_a_new_session_is_used_at_once(desk: Desk):
     desk.sessions.token = token
     polling.retry(order["account_id"])
     await until(lambda: desk.events[-1].state == "OPEN")
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
 
 
 async def test_orders_of_an_account_that_is_gone_are_left_as_they_were(desk: Desk):
@@ -275,8 +272,7 @@ async def test_orders_of_an_account_that_is_gone_are_left_as_they_were(desk: Des
     polling = desk.polling(idle=0.05)
     running = asyncio.create_task(polling.run())
     await until(lambda: polling.health()["open"] == 1)
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
 
     left = await desk.read(order)
     assert (left["status"], left["certain"]) == ("OPEN", False)
@@ -307,8 +303,7 @@ async def test_however_many_wait_for_somebody_to_sign_in_the_others_are_followed
     polling = desk.polling(idle=0.05)
     running = asyncio.create_task(polling.run())
     await until(lambda: desk.events[-1].state == "OPEN")
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
     assert desk.events[-1].order_id == order["id"]
 
 
@@ -320,6 +315,5 @@ async def test_the_report_of_a_removed_account_goes_at_once(desk: Desk):
     async with asyncio.timeout(30):
         while await desk.ask("GET", "reconciliation"):
             await asyncio.sleep(0.01)
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
     assert await desk.ask("GET", "reconciliation") == []

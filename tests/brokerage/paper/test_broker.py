@@ -13,6 +13,7 @@ from app.brokerage.adapters.paper.models import DOCUMENTS
 from app.brokerage.adapters.paper.rules import PaperRules
 from app.brokerage.errors import BrokerUnavailableError, OrderRejectedError, OutcomeUnknownError
 from app.brokerage.words import OrderChange, OrderState, PriceType, Product, Side, Validity
+from app.core.cancelling import end
 from app.core.errors import UnavailableError
 from app.core.lease_holder import LeaseHolder
 from tests.brokerage.paper.kit import OTHER, SHARE, Desk, desk_of, ist, ticket
@@ -312,8 +313,7 @@ async def test_the_matching_runs_under_its_lease_with_its_own_clock(db: Db) -> N
         try:
             await asyncio.wait_for(desk.news.traded.wait(), 30)
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            await end([running])
         assert desk.news.trades[0].symbol == "INFY"
         assert desk.matcher.health()["here"] is False
 

@@ -13,6 +13,7 @@ from app.brokerage.adapters.angel_one import mapping
 from app.brokerage.push.angel_stream import AngelOrderStream, Counts, Timing
 from app.brokerage.push.streams import AngelOrderStreams
 from app.brokerage.words import BookedOrder, OrderState
+from app.core.cancelling import end
 from app.core.errors import UnavailableError
 from tests.brokerage.accounts.kit import Desk
 from tests.brokerage.push.order_stream import OrderStream
@@ -57,8 +58,7 @@ async def following(desk: Desk, server: OrderStream, timing: Timing = QUICK) -> 
     try:
         yield streams
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end([task])
         assert task.cancelled()
 
 

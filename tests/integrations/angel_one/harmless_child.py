@@ -10,6 +10,8 @@ import sys
 import warnings
 from typing import Any
 
+from app.core.cancelling import end
+
 CONNECTED: list[str] = []
 WRITTEN: list[str] = []
 LOGGED: list[str] = []
@@ -49,8 +51,7 @@ async def use(url: str, feed_url: str, secrets: list[str]) -> None:
     wanted = [Subscription(Mode.LTP, Instrument(Exchange.NSE_CM, "99926000"))]
     running = asyncio.create_task(feed.run(lambda: wanted, lambda *_: first.set()))
     await asyncio.wait_for(first.wait(), 30)
-    running.cancel()
-    await asyncio.wait([running])
+    await end([running])
     await session.close()
     wrong = Credentials(account.api_key, account.client_id, SecretStr("wrongPin"), account.totp_key)
     for broken, base in ((wrong, url), (account, "http://127.0.0.1:9")):

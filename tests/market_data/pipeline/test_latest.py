@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+from app.core.cancelling import end
 from app.core.clock import SystemClock
 from app.market_data.latest import LatestPrices
 from app.market_data.models import LatestDocument
@@ -158,5 +159,4 @@ async def test_saved_in_the_background_and_not_at_every_tick(db: Database) -> No
     async with asyncio.timeout(30):
         while await counts_of(db) != {NIFTY.symbol: 10}:
             await asyncio.sleep(0.02)
-    task.cancel()
-    await asyncio.wait([task])
+    await end([task])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.core.cancelling import end
 from app.core.clock import SystemClock
 from app.core.market_calendar import MarketCalendar
 from app.market_data.models import TickDocument
@@ -414,6 +415,5 @@ async def test_a_process_without_the_feed_counts_what_it_brings_back(make: Make,
     other = make()
     work = asyncio.create_task(other.store.run())  # its newest rows are saved by nothing else: it does not lead
     await until(lambda: other.counters.drained == 60)
-    work.cancel()
-    await asyncio.wait([work])
+    await end([work])
     assert await counts_of(db) == {NIFTY.symbol: 80, BANK.symbol: 80}

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from app.core.audit import Act
 from app.core.bus import Bus, NullTransport
+from app.core.cancelling import end
 from app.core.client_address import ClientAddressResolver
 from app.core.clock import Sequence as Numbers
 from app.core.deps import KnownQuery, Registry
@@ -176,8 +177,7 @@ class Desk:
             assert not task.done()
             yield made
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await end([task])
             assert task.cancelled()
 
 

@@ -163,6 +163,7 @@ async def test_its_owner_may_be_quicker(desk: Desk) -> None:
 async def test_lost_notices_are_made_up_for(desk: Desk) -> None:
     deaf = Bus(NullTransport())
     async with desk.completing(deaf) as completion:
+        await settled(completion)
         signal = await desk.enter()
         assert completion.health()["following"] == 0
         deaf.announce(PeersChanged("reconnected"))
