@@ -67,7 +67,8 @@ CLEAR = """(width) => {
 
 
 # Where those are, for whoever has to find out why they are not clear of one another.
-PLACES = """() => ["body", ".main-svg", ".legend .bg, .legend2 .bg", ".gtitle, .gtitle-subtitle", ".nsewdrag"].map(
+PLACES = """() => ["body", ".main-svg", ".legend .bg, .legend2 .bg", ".gtitle, .gtitle-subtitle", ".nsewdrag",
+  ".xtick text, [class^=y][class$=tick] text", ".annotation-text"].map(
   (selector) => [selector, ...[...document.querySelectorAll(selector)].map((part) => {
     const { left, top, right, bottom } = part.getBoundingClientRect();
     return [left, top, right, bottom].map(Math.round);

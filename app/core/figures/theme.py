@@ -284,8 +284,9 @@ def time_axis(
         "ticklabelmode": "period" if period_labels else "instant",
         "hoverformat": "%a %d %b %Y, %H:%M:%S",
         "tickformatstops": [
-            {"dtickrange": [None, 1000], "value": "%H:%M:%S.%L"},
-            {"dtickrange": [1000, 60_000], "value": "%H:%M:%S"},
+            # Short ones: where they do not fit side by side they are turned, and lie over what stands below.
+            {"dtickrange": [None, 1000], "value": "%S.%L\n%H:%M"},
+            {"dtickrange": [1000, 60_000], "value": ":%S\n%H:%M"},
             {"dtickrange": [60_000, 86_399_999], "value": "%H:%M\n%d %b"},
             {"dtickrange": [86_400_000, "M1"], "value": "%d %b\n%Y"},
             {"dtickrange": ["M1", None], "value": "%b\n%Y"},
