@@ -16,6 +16,7 @@ from fastapi import Response
 from starlette.requests import Request
 
 from app.core.errors import NotFoundError
+from app.core.figures.page import ICON
 
 _OWN: Final = Path(__file__).with_name("assets")
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -72,7 +73,7 @@ def packaged_assets() -> dict[str, Asset]:
             "fastapi-offline",
             {b"https://cdn.redoc.ly/redoc/logo-mini.svg": b"data:image/gif;base64,R0lGODlhAQABAAAAACw="},
         ),
-        **{path.name: Asset(path) for path in sorted(_OWN.iterdir()) if path.suffix in _TYPES},
+        **{path.name: Asset(path) for path in (*sorted(_OWN.iterdir()), ICON) if path.suffix in _TYPES},
     }
 
 

@@ -5,13 +5,16 @@ import json
 import re
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from app.core.figures.theme import Figure, Theme, palette_of
 
 STATIC_PATH: Final = "/static"
 """Where the service serves the assets that the page loads."""
+ICON: Final = Path(__file__).parents[1] / "assets" / "favicon.svg"
+"""The service's mark, for the tab of every page."""
 
 # Plotly sets style attributes on what it draws; a policy cannot list those by hash. Styles from elsewhere stay
 # forbidden, and so does every script that is not a file of this service.
@@ -30,7 +33,7 @@ _PAGE: Final = """<!DOCTYPE html>
 <meta name="color-scheme" content="{scheme}">
 <meta name="referrer" content="no-referrer">
 <title>{title}</title>
-<link rel="icon" type="image/svg+xml" href="{static}/favicon.svg">
+<link rel="icon" type="image/svg+xml" href="{icon}">
 <style>
 html, body {{ margin: 0; height: 100%; background: {background}; color: {text}; }}
 body {{ font: 14px system-ui, sans-serif; }}
@@ -68,7 +71,7 @@ def figure_page(figure: Figure, title: str, *, base_url: str = "") -> tuple[str,
     page = _PAGE.format(
         scheme=theme,
         title=html.escape(title),
-        static=html.escape(parts.path + STATIC_PATH),
+        icon=_icon_url(),
         background=colours.background,
         text=colours.muted,
         loading="Loading the chart… If it does not appear, the service that made this page cannot be reached.",
@@ -83,6 +86,12 @@ def script_json(value: object) -> str:
     """JSON that is safe inside a `<script>` element: no markup can begin or end in it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+@cache
+def _icon_url() -> str:
+    # In the page itself, so that one saved to disk has it, and asks for no file that is not there.
+    return f"data:image/svg+xml,{quote(ICON.read_bytes())}"
 
 
 @cache
