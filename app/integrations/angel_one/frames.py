@@ -8,7 +8,6 @@ What arrives is checked for its form only: size, mode, exchange, token. Whether 
 a quantity (a double on the wire) is a number at all, is for the pipeline to judge.
 """
 
-from collections.abc import Callable
 from decimal import Decimal
 from enum import IntEnum
 from struct import Struct
@@ -152,23 +151,21 @@ class DepthFrame(Frame, frozen=True, gc=False):
 
 AnyFrame: TypeAlias = Ltp | Quote | SnapQuote | DepthFrame
 
-# Mode and exchange, token; then what the mode has. `8x` is a field that the vendor declares undefined.
-_LTP: Final = Struct("<xB25sqqq")
-_QUOTE: Final = Struct("<xB25sqqqqqqddqqqq")
-_SNAP_QUOTE: Final = Struct("<xB25sqqqqqqddqqqqqq8x200sqqqq")
-_DEPTH: Final = Struct("<xB25sqq400s")
+# First which instrument it is, in 27 bytes: mode, exchange, token. Then what the mode has. `8x` is a field that the
+# vendor declares undefined.
+_LTP: Final = Struct("<27sqqq")
+_QUOTE: Final = Struct("<27sqqqqqqddqqqq")
+_SNAP_QUOTE: Final = Struct("<27sqqqqqqddqqqqqq8x200sqqqq")
+_DEPTH: Final = Struct("<27sqq400s")
 _BEST_FIVE: Final = Struct("<HqqH")
 _BEST_TWENTY: Final = Struct("<iih")
 
 # By the size of a frame. Another size means another layout: wrong prices would be worse than none.
-_LAYOUTS: Final[dict[int, tuple[Mode, Struct, Callable[..., AnyFrame]]]] = {
-    51: (Mode.LTP, _LTP, Ltp),
-    123: (Mode.QUOTE, _QUOTE, Quote),
-    379: (Mode.SNAP_QUOTE, _SNAP_QUOTE, SnapQuote),
-    443: (Mode.DEPTH, _DEPTH, DepthFrame),
-}
+_MODES: Final = {51: Mode.LTP, 123: Mode.QUOTE, 379: Mode.SNAP_QUOTE, 443: Mode.DEPTH}
+_EXCHANGES: Final = {int(exchange): exchange for exchange in Exchange}
 _DIVISORS: Final = {Exchange.CDE_FO: 10_000_000}
-_KNOWN_TOKENS: Final = 8_192
+_MOST_KNOWN: Final = 8_192
+_read_ltp, _read_quote, _read_snap, _read_depth = (x.unpack for x in (_LTP, _QUOTE, _SNAP_QUOTE, _DEPTH))
 
 
 def divisor_of(exchange: Exchange) -> int:
@@ -177,36 +174,52 @@ def divisor_of(exchange: Exchange) -> int:
 
 
 class FrameParser:
-    """Reads frames; remembers the spelling of tokens, which are few and come again and again."""
+    """Reads frames; remembers the instruments, which are few and come again and again."""
 
     def __init__(self) -> None:
-        self._tokens: dict[bytes, str] = {}
-        self._exchanges = {int(exchange): exchange for exchange in Exchange}
+        self._known: dict[bytes, tuple[Exchange, str]] = {}
+        """Exchange and token by the bytes that say them, once these were found right."""
 
     def parse(self, frame: bytes) -> AnyFrame:
         """The object in a binary frame; raises `FrameError`, and nothing else, for bytes that are none."""
+        size = len(frame)
+        # One mode after the other, value by value: a list of the values, or a call, would cost as much as all the rest.
         try:
-            mode, layout, make = _LAYOUTS[len(frame)]
+            if size == 123:
+                key, number, at, last, lot, average, volume, buys, sells, open_, high, low, close = _read_quote(frame)
+                exchange, token = self._known[key]
+                return Quote(
+                    exchange, token, number, at, last, lot, average, volume, buys, sells, open_, high, low, close
+                )
+            if size == 379:
+                key, *values = _read_snap(frame)
+                exchange, token = self._known[key]
+                return SnapQuote(exchange, token, *values)
+            if size == 51:
+                key, number, at, last = _read_ltp(frame)
+                exchange, token = self._known[key]
+                return Ltp(exchange, token, number, at, last)
+            if size == 443:
+                key, at, received, levels = _read_depth(frame)
+                exchange, token = self._known[key]
+                return DepthFrame(exchange, token, at, received, levels)
         except KeyError:
-            raise FrameError("size", f"a frame of {len(frame)} bytes is of no known mode") from None
-        if frame[0] != mode:
-            raise FrameError("mode", f"a frame of {len(frame)} bytes says that it is of mode {frame[0]}")
-        exchange, token, *rest = layout.unpack(frame)
-        try:
-            known = self._exchanges[exchange]
-        except KeyError:
-            raise FrameError("exchange", f"exchange type {exchange} is not known") from None
-        return make(known, self._tokens.get(token) or self._learn(token), *rest)
+            self._learn(frame)
+            return self.parse(frame)
+        raise FrameError("size", f"a frame of {size} bytes is of no known mode")
 
-    def _learn(self, raw: bytes) -> str:
-        """The token in 25 bytes: printable ASCII up to the first NUL."""
-        text, nul, _ = raw.partition(b"\0")
+    def _learn(self, frame: bytes) -> None:
+        """Note which instrument a frame's first 27 bytes name; raises `FrameError` where they name none."""
+        if frame[0] != _MODES[len(frame)]:
+            raise FrameError("mode", f"a frame of {len(frame)} bytes says that it is of mode {frame[0]}")
+        if (exchange := _EXCHANGES.get(frame[1])) is None:
+            raise FrameError("exchange", f"exchange type {frame[1]} is not known")
+        text, nul, _ = frame[2:27].partition(b"\0")
         if not (nul and text and text.isascii()) or not (token := text.decode("ascii")).isprintable() or " " in token:
             raise FrameError("token", "the token is not printable ASCII that ends with a NUL")
-        if len(self._tokens) >= _KNOWN_TOKENS:
-            self._tokens.clear()
-        self._tokens[raw] = token
-        return token
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[frame[:27]] = exchange, token
 
 
 class Pong(msgspec.Struct, frozen=True):

@@ -225,7 +225,7 @@ def test_a_refused_token_is_refused_again_and_tokens_are_remembered_within_bound
     for number in range(20_000):
         assert parser.parse(encode(1, 1, str(number), {})).token == str(number)
 
-    assert len(parser._tokens) <= 8_192
+    assert len(parser._known) <= 8_192
 
 
 # Values
