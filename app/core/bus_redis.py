@@ -71,9 +71,21 @@ class RedisTransport:
 
     kind: ClassVar[str] = "redis"
 
-    def __init__(self, url: str, channel: str, *, beat_seconds: float = BEAT_SECONDS) -> None:
-        """`url`: redis:// or rediss://, with password. Raises `ValueError` if it is no such address."""
+    def __init__(
+        self,
+        url: str,
+        channel: str,
+        *,
+        beat_seconds: float = BEAT_SECONDS,
+        command_seconds: float = COMMAND_SECONDS,
+        return_seconds: float = RETURN_SECONDS,
+    ) -> None:
+        """`url`: redis:// or rediss://, with password. Raises `ValueError` if it is no such address.
+
+        `command_seconds`: how long Redis may take to answer; `return_seconds`: how long the others are waited for.
+        """
         self._url, self._channel, self._beat_seconds = url, channel, beat_seconds
+        self._command_seconds, self._return_seconds = command_seconds, return_seconds
         parse_url(url)  # a wrong address is a wrong setting, to be heard of now
         self._encode = msgspec.msgpack.Encoder().encode
         self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -169,7 +181,7 @@ class RedisTransport:
             self._url,
             protocol=2,
             socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=COMMAND_SECONDS,
+            socket_timeout=self._command_seconds,
             retry=Retry(NoBackoff(), 0),
         )
         pubsub = client.pubsub()
@@ -194,7 +206,7 @@ class RedisTransport:
 
     async def _attend(self, client: Redis, receiver: Receiver) -> None:
         """Join the others, then keep asking how many there are."""
-        async with asyncio.timeout(COMMAND_SECONDS):
+        async with asyncio.timeout(self._command_seconds):
             await self._subscribed.wait()
         await self._await_others(client)
         await self._greet(client, receiver)
@@ -210,7 +222,7 @@ class RedisTransport:
 
     async def _await_others(self, client: Redis) -> None:
         """After an outage: until the others are back too, so that they hear what was queued."""
-        deadline = time.monotonic() + RETURN_SECONDS
+        deadline = time.monotonic() + self._return_seconds
         while self._others > 0 and time.monotonic() < deadline:
             if await self._subscribers(client) > self._others:
                 return

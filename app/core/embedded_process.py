@@ -22,6 +22,7 @@ import psutil
 from bson.errors import BSONError
 
 HOST = "127.0.0.1"
+FEWEST_QUESTIONS = 3
 _OP_MSG = 2013
 _HEADER = struct.Struct("<iiii")  # length, request id, response to, operation
 _SECTION = struct.Struct("<IB")  # flags, kind of section (0: one document)
@@ -244,10 +245,14 @@ class DatabaseProcess:
         return cls(process, stamp, port)
 
     async def ready(self, storage: Path, seconds: float) -> "DatabaseProcess | None":
-        """Wait until it answers: itself, or None when it ended or `seconds` passed."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and self.alive():
-            status = await ask(self.port, "serverStatus", min(2.0, max(0.1, until - time.monotonic())))
+        """Wait until it answers: itself, or None when it ended or `seconds` passed.
+
+        It is asked a few times in any case: a process that stood still itself must not take that for silence.
+        """
+        until, asked = time.monotonic() + seconds, 0
+        while (time.monotonic() < until or asked < FEWEST_QUESTIONS) and self.alive():
+            asked += 1
+            status = await ask(self.port, "serverStatus", min(2.0, max(0.5, until - time.monotonic())))
             pid = status.get("pid") if status else None
             if pid == self.pid:
                 return self

@@ -77,11 +77,12 @@ class _Symbol(msgspec.Struct):
 class LatestPrices:
     """The newest ticks, and the rows that tell of those that are stored."""
 
-    def __init__(self, db: AsyncDatabase[dict[str, Any]], clock: Clock) -> None:
+    def __init__(self, db: AsyncDatabase[dict[str, Any]], clock: Clock, *, patience: float = PATIENCE) -> None:
+        """`patience`: seconds that one write or read may take."""
         # The settings are asked, not Beanie: rows go through the raw collections.
         self._rows = db[LatestDocument.Settings.name]
         self._ticks_stored = db[TickDocument.Settings.name]
-        self._clock = clock
+        self._clock, self._patience = clock, patience
         self._ticks: dict[str, Tick] = {}
         self._symbols: dict[str, _Symbol] = {}
         self._changed: set[str] = set()
@@ -173,7 +174,7 @@ class LatestPrices:
         operations = [self._replacement(name, self._symbols[name]) for name in names]
         refused: list[str] = []
         try:
-            await within(PATIENCE, self._rows.bulk_write(operations, ordered=False))
+            await within(self._patience, self._rows.bulk_write(operations, ordered=False))
         except BulkWriteError as error:
             refused = [names[found["index"]] for found in error.details.get("writeErrors", ())]
             if error.details.get("writeConcernErrors"):
@@ -238,7 +239,7 @@ class LatestPrices:
         """Take over what the rows say (all of them if None); what was added here since is added to it."""
         rows = self._rows.with_options(codec_options=CodecOptions(document_class=RawBSONDocument, tz_aware=True))
         wanted = {} if names is None else {"_id": {"$in": list(names)}}
-        for row in await within(PATIENCE, rows.find(wanted).to_list()):
+        for row in await within(self._patience, rows.find(wanted).to_list()):
             there = _Tally(row["stored"], Counter(dict(row["by_quality"])), Counter(dict(row["by_source"])))
             received_ms, first_ms = to_ms(row["received_at"]), to_ms(row["first_at"])
             name = row["_id"]

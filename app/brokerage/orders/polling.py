@@ -141,7 +141,7 @@ class OrderPolling:
         for account_id, rows in accounts.items():
             wait = min(pace(row, clock.now()) for row in rows)
             due = self._due.setdefault(account_id, now)
-            if account_id in heard and not self._failures[account_id]:
+            if account_id in heard and not self._failures.get(account_id):
                 due = self._due[account_id] = min(due, now + 0.2)
             if due <= now and account_id not in self._tasks and len(self._tasks) < AT_ONCE:
                 self._due[account_id] = now + max(wait, LEAST)

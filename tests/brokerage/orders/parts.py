@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
@@ -11,7 +12,9 @@ from app.brokerage.errors import BrokerSessionError
 from app.brokerage.orders.ports import Holding
 from app.brokerage.ports import BrokerAccount, BrokerSession, LastPrice
 from app.brokerage.words import BookedTrade, BrokerName, Exchange, Listing
+from app.core.clock import SystemClock
 from app.core.errors import NotFoundError, UnavailableError
+from app.core.market_calendar import IST
 from tests.simulators.brokers.instruments import INSTRUMENTS, Instrument
 from tests.simulators.brokers.kite.simulator import KiteAccount
 
@@ -31,6 +34,29 @@ def listing_of(instrument: Instrument, **values: object) -> Listing:
         "strike": instrument.strike,
     }
     return Listing(**(known | values))  # type: ignore[arg-type]
+
+
+class ShiftedClock(SystemClock):
+    """Goes after the machine's."""
+
+    def __init__(self, shift: timedelta) -> None:
+        self._shift = shift
+
+    def now(self) -> datetime:
+        return super().now() + self._shift
+
+
+def past_the_turn(now: datetime) -> timedelta:
+    """By how much a clock has to be ahead for no day and no session to end within a quarter of an hour.
+
+    What is in doubt at midnight in India stays in doubt, and tokens die at six.
+    """
+    local = now.astimezone(IST)
+    for hours in (24, 6):
+        left = local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(hours=hours) - local
+        if timedelta() <= left < timedelta(minutes=15):
+            return left + timedelta(minutes=1)
+    return timedelta()
 
 
 class FixedListings:

@@ -30,7 +30,6 @@ from app.brokerage.orders.router import router
 from app.brokerage.words import BrokerName
 from app.core.bus import Bus, NullTransport
 from app.core.client_address import ClientAddressResolver
-from app.core.clock import SystemClock
 from app.core.database import Database
 from app.core.deps import KnownQuery, Registry
 from app.core.errors import UnauthorizedError
@@ -42,7 +41,7 @@ from app.core.settings import Settings
 from app.core.supervisor import Supervisor
 from app.lifespan.brokerage_orders import Orders, order_reading
 from app.lifespan.ground import Ground
-from tests.brokerage.orders.parts import FixedListings, FixedSessions, KeptFills
+from tests.brokerage.orders.parts import FixedListings, FixedSessions, KeptFills, ShiftedClock
 from tests.support.http import NO_TLS
 from tests.support.mongodb import OPTIONS
 
@@ -61,6 +60,8 @@ class Wanted(msgspec.Struct):
     follows: bool = False
     """Whether it runs the background tasks."""
     timing: Timing = Timing()
+    shift: timedelta = timedelta()
+    """By which its clock goes after the machine's."""
 
 
 class _Database(Database):
@@ -110,7 +111,7 @@ async def compose(wanted: Wanted, stack: AsyncExitStack) -> tuple[FastAPI, Super
     client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(wanted.database, **OPTIONS)
     stack.push_async_callback(client.close)
     ground = Ground()
-    ground.clock, ground.holder, ground.bus = SystemClock(), f"{os.getpid()}", Bus(NullTransport())
+    ground.clock, ground.holder, ground.bus = ShiftedClock(wanted.shift), f"{os.getpid()}", Bus(NullTransport())
     await ground.bus.start()
     stack.push_async_callback(ground.bus.stop)
     ground.database = _Database(settings, client)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bson import ObjectId
 from app.audit.models import DOCUMENTS as AUDIT_DOCUMENTS
 from app.brokerage.orders.merging import Timing
 from app.brokerage.orders.models import DOCUMENTS
+from tests.brokerage.orders.parts import ShiftedClock, past_the_turn
 from tests.brokerage.orders.program import Wanted
 from tests.brokerage.orders.tripwire import Tripwire, WatchedProxy
 from tests.simulators.brokers.book import Order as Booked
@@ -35,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[3]
 ORDERS = "/api/v1/dashboard/orders"
 MOST = 40
 """Messages; more than any of these acts exchanges."""
+PATIENT = Timing(send_within=60.0, call=60.0, settle=180.0, act=60.0)
+"""For who is killed: the same rules, and no machine is too slow for them."""
 SOON = Timing(send_within=0.2, call=1.0, settle=1.4, confirm=0.1, act=1.5)
 """For who takes on what was left: the same rules, sooner."""
 UNSETTLED = {"INTENT", "SENDING", "UNKNOWN", "PENDING"}
@@ -76,19 +80,20 @@ class Stage:
 async def stage(url: str) -> AsyncIterator[Stage]:
     wire = Tripwire()
     command = [sys.executable, "-m", "tests.brokerage.orders.program"]
+    shift = past_the_turn(datetime.now(UTC))
     forks = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
         async with (
             empty_database(url, [*DOCUMENTS, *AUDIT_DOCUMENTS]) as db,
-            KiteSimulator(limited=False) as kite,
+            KiteSimulator(limited=False, now=ShiftedClock(shift).now) as kite,
             WatchedProxy(server_port(url), wire, "database", framed=True) as database,
             WatchedProxy(kite.port, wire, "broker", framed=False) as broker,
         ):
             kite.book.fills_itself = False
             address = f"http://127.0.0.1:{broker.port}"
-            wanted = Wanted(through(url, database.port), db.name, address, kite.issue())
+            wanted = Wanted(through(url, database.port), db.name, address, kite.issue(), timing=PATIENT, shift=shift)
             made = Stage(db, kite, wire, wanted, forks)
             try:
                 yield made

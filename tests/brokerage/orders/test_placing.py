@@ -420,7 +420,7 @@ async def test_a_session_that_is_over_stores_nothing(desk: Desk):
 async def test_a_database_that_goes_away(url: str, when: str):
     """Cut before anything is stored, or once the broker has the order: then the book tells what became of it."""
     async with TcpProxy(server_port(url)) as proxy:
-        options = {"serverSelectionTimeoutMS": 300}
+        options = {"serverSelectionTimeoutMS": 1000}
         async with (
             empty_database(through(url, proxy.port), DOCUMENTS, **options) as cut,
             desk_of(cut, timing=Timing(stored=(0, 0.05))) as desk,
