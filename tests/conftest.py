@@ -80,7 +80,7 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
 @pytest_asyncio.fixture
 async def client(service: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the shared service, without a token."""
-    async with httpx.AsyncClient(base_url=service.url, timeout=15, verify=NO_TLS) as anonymous:
+    async with httpx.AsyncClient(base_url=service.url, timeout=40, verify=NO_TLS) as anonymous:
         yield anonymous
 
 

@@ -12,6 +12,9 @@ import pytest
 from tests.support.people import PASSWORD, Person
 from tests.support.service import ROOT, ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 MakeUser = Callable[..., Awaitable[Person]]
 Program = Callable[..., subprocess.CompletedProcess[str]]
 AUDIT = "/api/v1/audit"
@@ -22,7 +25,7 @@ def program(service: ServiceProcess) -> Program:
     def run(name: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
         return subprocess.run(
-            command, env=service.env, input=given, capture_output=True, text=True, timeout=40, check=False
+            command, env=service.env, input=given, capture_output=True, text=True, timeout=80, check=False
         )
 
     return run

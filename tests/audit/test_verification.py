@@ -233,15 +233,14 @@ async def test_a_service_at_work_gives_no_false_alarm(db: Db, make_trail: MakeTr
             await trail.record(act())
 
     writers = [asyncio.create_task(work(make_trail())) for _ in range(3)]
-    counts = []
-    for _ in range(8):
+    counts: list[int] = []
+    while len(counts) < 8 or counts[-1] == counts[0]:
         report = await verify(db)
         assert report.defects == []
         counts.append(report.count)
     over.set()
     await asyncio.gather(*writers)
     assert counts == sorted(counts)
-    assert counts[-1] > counts[0]
 
 
 # ── anchors ──────────────────────────────────────────────────────────────────────────────────────────────────────────

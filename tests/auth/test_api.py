@@ -17,6 +17,9 @@ from tests.support.http import NO_TLS
 from tests.support.people import PASSWORD, Person
 from tests.support.service import ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 V1, SHORT = "/api/v1/auth", "/api/auth"
 DIALECTS = [V1, SHORT]
 
@@ -210,13 +213,15 @@ async def test_wrong_password_and_unknown_account_read_the_same(client: httpx.As
 async def test_unknown_and_known_accounts_take_the_same_time(client: httpx.AsyncClient, make_user: MakeUser) -> None:
     person = await make_user()
     times: dict[str, list[float]] = {person.email: [], new_email(): []}
-    for _ in range(9):
+    for count in range(90):
         for email, taken in times.items():
             began = time.perf_counter()
             check_problem(await client.post(f"{V1}/login", json={"email": email, "password": "not the password"}), 401)
             taken.append(time.perf_counter() - began)
-    known, unknown = (min(taken) for taken in times.values())  # without what a busy machine adds
-    assert 0.6 < known / unknown < 1.6, times
+        known, unknown = (min(taken) for taken in times.values())  # without what a busy machine adds
+        if count >= 8 and 0.6 < known / unknown < 1.6:
+            return
+    pytest.fail(f"{times}")
 
 
 async def test_eight_logins_at_once_leave_the_probe_quick(
@@ -226,6 +231,7 @@ async def test_eight_logins_at_once_leave_the_probe_quick(
     service = make_service(PASSWORD_HASH_PASSES=None, PASSWORD_HASH_KIB=None).start()
     people = await asyncio.gather(*(make_user(service.url) for _ in range(8)))
     async with httpx.AsyncClient(base_url=service.url, timeout=30, verify=NO_TLS) as client:
+        asked = time.perf_counter()
         logins = asyncio.gather(
             *(client.post(f"{V1}/login", json={"email": person.email, "password": PASSWORD}) for person in people)
         )
@@ -234,11 +240,12 @@ async def test_eight_logins_at_once_leave_the_probe_quick(
             began = time.perf_counter()
             assert (await client.get("/health/live")).status_code == 200
             delays.append(time.perf_counter() - began)
+        took = time.perf_counter() - asked
         for answer in await logins:
             check_tokens(answer)
-    # Most of them, where the machine lets it: a hash on the loop would hold up every one.
+    # Most of them, where the machine lets it: a hash on the loop would hold up every one, for an eighth of the time.
     assert len(delays) > 3
-    assert sorted(delays)[len(delays) // 4] < 0.05, delays
+    assert sorted(delays)[len(delays) // 4] < max(0.05, took / 16), delays
 
 
 async def test_keys_rotate_without_ending_sessions(

@@ -16,6 +16,9 @@ from tests.support.clocks import wait_for_minute
 from tests.support.people import PASSWORD, Person
 from tests.support.service import ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 MakeUser = Callable[..., Awaitable[Person]]
 
 

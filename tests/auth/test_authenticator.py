@@ -232,7 +232,7 @@ async def test_the_last_use_is_written_once_for_many_uses(parts: Parts) -> None:
     assert "last_used_at" not in row
     await parts.uses.save()
     row = await parts.db.api_tokens.find_one({"user_id": caller.user_id})
-    assert parts.clock.now() - row["last_used_at"] < timedelta(seconds=10)
+    assert parts.clock.now() - row["last_used_at"] < timedelta(minutes=1)
     await parts.db.api_tokens.update_one({"_id": row["_id"]}, {"$unset": {"last_used_at": 1}})
     await parts.uses.save()  # nothing new
     assert "last_used_at" not in await parts.db.api_tokens.find_one({"_id": row["_id"]})

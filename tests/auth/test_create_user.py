@@ -16,6 +16,9 @@ from tests.support.people import PASSWORD, Person, alert
 from tests.support.scripts import run_script
 from tests.support.service import FULL_PRICE, ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

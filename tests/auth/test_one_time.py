@@ -16,6 +16,9 @@ from tests.auth.codes_support import LOG, codes_database, in_processes, make_dig
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 LIFETIME = timedelta(minutes=5)
 
 

@@ -79,13 +79,15 @@ async def test_composed_and_decomposed_accents_are_one_password(passwords: Passw
 async def test_nobodys_password_costs_what_anybodys_costs(passwords: Passwords) -> None:
     hashed = await passwords.hash(PASSWORD)
     times: dict[str | None, list[float]] = {hashed: [], None: []}
-    for _ in range(7):
+    for count in range(70):
         for known, taken in times.items():
             began = time.perf_counter()
             assert not (await passwords.verify("wrong password", known)).correct
             taken.append(time.perf_counter() - began)
-    wrong, unknown = (min(taken) for taken in times.values())  # without what a busy machine adds
-    assert 0.33 < wrong / unknown < 3
+        wrong, unknown = (min(taken) for taken in times.values())  # without what a busy machine adds
+        if count >= 6 and 0.33 < wrong / unknown < 3:
+            return
+    pytest.fail(f"{wrong} and {unknown} seconds")
 
 
 async def test_hashing_leaves_the_loop_free(passwords: Passwords) -> None:

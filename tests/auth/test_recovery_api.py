@@ -19,6 +19,9 @@ from tests.support.people import PASSWORD, Person, sign_up
 from tests.support.service import ServiceProcess
 from tests.support.smtp_server import Received, SmtpServer
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 NEW = "a quite different phrase"
 TOKEN = re.compile(r"^\s*([A-Za-z0-9_-]{43})\s*$", re.MULTILINE)
 

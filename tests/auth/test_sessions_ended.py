@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -292,18 +293,22 @@ async def test_a_sign_in_into_an_account_deactivated_meanwhile_opens_none(parts:
 async def test_no_sign_in_outlives_the_end_of_all_sessions(parts: Parts) -> None:
     """Sign-ins with what was true before, while everything is ended: as often and as mixed as chance allows."""
     refused = survived = 0
+    user, began = await parts.user(), time.monotonic()
+    await parts.sessions.open(user, HERE)
+    # As long as a sign-in takes here, a few times over: else, on a busy machine, the end would come first always.
+    span = min(max(0.006, 3 * (time.monotonic() - began)), 0.5)
     for _ in range(12):
         user = await parts.user()
 
         async def sign_in(as_read: Any) -> str | None:
-            await asyncio.sleep(random.uniform(0, 0.006))  # noqa: S311 (chance, not a secret)
+            await asyncio.sleep(random.uniform(0, span))  # noqa: S311 (chance, not a secret)
             try:
                 return (await parts.sessions.open(as_read, HERE)).access_token
             except UnauthorizedError:
                 return None
 
         async def end(as_read: Any) -> None:
-            await asyncio.sleep(random.uniform(0, 0.006))  # noqa: S311
+            await asyncio.sleep(random.uniform(0, span))  # noqa: S311
             await parts.sessions.revoke_all(as_read.id, "test")
 
         *tokens, _ = await asyncio.gather(*(sign_in(user) for _ in range(4)), end(user))
@@ -343,7 +348,7 @@ async def test_a_returned_refresh_token_is_written_down_and_told_once(parts: Par
     assert (mail.kind, mail.to, mail.key) == ("token_reuse", user.email, str(session_id))
     assert (mail.values["address"], mail.values["device"]) == ("198.51.100.9", "Firefox on Linux")
     when = datetime.fromisoformat(str(mail.values["when"]))
-    assert abs(parts.clock.now() - when) < timedelta(seconds=10)
+    assert abs(parts.clock.now() - when) < timedelta(minutes=1)
 
 
 async def test_without_mail_it_is_written_down_all_the_same(parts: Parts) -> None:

@@ -201,7 +201,7 @@ def addresses_of(vendor: KiteSimulator | SmartApiSimulator) -> Addresses:
         zerodha_login=nobody,
         upstox_instruments=nobody,
         groww_instruments=nobody,
-        timeout=10.0,
+        timeout=40.0,
     )
 
 

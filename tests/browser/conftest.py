@@ -1,7 +1,9 @@
 """A real browser that can reach this machine only, and pages that are watched for every complaint."""
 
+import asyncio
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ ARGUMENTS = [
     # No name but this machine's resolves, whatever the page or the browser itself asks for.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
+PATIENCE = 60_000
+"""Milliseconds that a page may take for anything."""
+LEFT = "net::ERR_ABORTED"
 LOOPBACK = {"127.0.0.1", "localhost"}
 _REPORT_VIOLATIONS = """
 window.__violations = [];
@@ -44,7 +49,7 @@ async def browser() -> AsyncIterator["Browser"]:
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
+        chromium = await playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS, timeout=120_000)
         yield chromium
         await chromium.close()
 
@@ -76,8 +81,20 @@ class Watched:
             self.complaints.append(f"error: {message.text}")
 
     def failed(self, request: "Request") -> None:
-        """Keep requests that got no answer."""
+        """Keep requests that got no answer, but not those that the browser gave up itself because the page was left."""
+        if request.failure == LEFT:
+            return
         self.complaints.append(f"failed: {request.url} {request.failure}")
+
+    async def complained(self, count: int) -> list[str]:
+        """What went wrong, which is forgiven with it; so many are waited for, because a browser tells of them late."""
+        deadline = time.monotonic() + PATIENCE / 1000
+        while len(self.complaints) < count:
+            assert time.monotonic() < deadline, self.complaints
+            await asyncio.sleep(0.02)
+        found = sorted(self.complaints)
+        self.complaints.clear()
+        return found
 
     async def check(self) -> None:
         """Nothing was asked of other hosts, blocked, or complained about."""
@@ -105,7 +122,7 @@ def visit(browser: "Browser", request: pytest.FixtureRequest) -> Visit:
         try:
             await context.add_init_script(_REPORT_VIOLATIONS)
             page = await context.new_page()
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(PATIENCE)
             watched = Watched(page)
             await context.route("**/*", watched.filter)
             page.on("console", watched.heard)
@@ -117,6 +134,8 @@ def visit(browser: "Browser", request: pytest.FixtureRequest) -> Visit:
                 await page.screenshot(path=Path(shots) / f"{name}.png")
             await watched.check()
         finally:
+            # What is asked for so late, an icon perhaps, finds nobody who lets it through any more.
+            await context.unroute_all(behavior="ignoreErrors")
             await context.close()
 
     return open_page

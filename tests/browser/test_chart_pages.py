@@ -1,6 +1,8 @@
 """Chart pages in a real browser that cannot reach the internet."""
 
 import re
+import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from tests.browser.conftest import Visit, Watched
+from tests.browser.conftest import PATIENCE, Visit, Watched
 from tests.support.people import Person, alert
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ DRAWN = {
 }
 
 
+LINE = ".scatterlayer .trace path.js-line"
 FILLS = """([width, height]) => {
   const drawing = document.querySelector(".main-svg").getBoundingClientRect();
   return drawing.width === width && drawing.height === height;
@@ -109,15 +112,21 @@ async def becomes_clear(page: "Page", width: int) -> None:
         raise AssertionError(f"at {width} pixels: {await page.evaluate(PLACES)}") from None
 
 
+async def shows(page: "Page", selector: str, count: int) -> None:
+    """Wait until so many of these can be seen."""
+    from playwright.async_api import expect
+
+    await expect(page.locator(selector).and_(page.locator(":visible"))).to_have_count(count, timeout=PATIENCE)
+
+
 async def open_drawn(watched: Watched, trader: Person, chart_type: str, theme: str = "dark") -> None:
     """Open a chart of `ALERTS`, and see that everything is drawn over the whole width. To load it costs a second."""
     selector, count = DRAWN[chart_type]
     await open_chart(watched, trader, theme, chart_type=chart_type)
 
-    visible = watched.page.locator(selector).and_(watched.page.locator(":visible"))
-    assert await visible.count() == count
-    width = await watched.page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
-    assert width == 1280
+    await shows(watched.page, selector, count)
+    width = "document.querySelector('.main-svg').getBoundingClientRect().width === 1280"
+    await watched.page.wait_for_function(width, polling=100)
 
 
 async def test_a_chart_fits_a_phone_and_a_turned_one(trader: Person, visit: Visit):
@@ -150,8 +159,7 @@ async def test_everything_is_drawn_and_nothing_lies_over_anything_else(
             assert answer.status_code == 201, answer.text
     async with visit(viewport={"width": 800, "height": 600}) as watched:
         await open_chart(watched, user, theme, chart_type=chart_type)
-        visible = watched.page.locator(DRAWN[chart_type][0]).and_(watched.page.locator(":visible"))
-        assert await visible.count() == count
+        await shows(watched.page, DRAWN[chart_type][0], count)
         for width, height in ((800, 600), (390, 844), (1280, 720)):
             await watched.page.set_viewport_size({"width": width, "height": height})
             await becomes_clear(watched.page, width)
@@ -173,16 +181,27 @@ async def test_a_long_headline_goes_on_below(user: Person, visit: Visit):
     assert box["x"] + box["width"] <= 390
 
 
+async def pointed_at(page: "Page") -> str:
+    """What the label of the first point says. The pointer may come before the drawing listens, and comes again then."""
+    from playwright.async_api import TimeoutError as PlaywrightTimeoutError
+
+    deadline = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < deadline:
+        await page.mouse.move(0, 0)
+        await page.locator(".points path.point").first.hover(force=True)
+        with suppress(PlaywrightTimeoutError):
+            return await page.locator(".hovertext").text_content(timeout=2000) or ""
+    raise AssertionError("no label came")
+
+
 async def test_an_alert_tells_about_itself_in_indian_time_and_as_text(user: Person, visit: Visit):
     key = await user.bind("Opening range")
     stored = (await user.client.post(f"/data/{key}", json=ALERTS[0])).json()
     moment = datetime.fromisoformat(stored["created_at"]).astimezone(IST)
     async with visit() as watched:
         await open_chart(watched, user, chart_type="price", contract="NIFTY")
-        await watched.page.locator(".points path.point").first.hover(force=True)
-        label = await watched.page.locator(".hovertext").text_content()
+        label = await pointed_at(watched.page)
 
-    assert label is not None
     assert "Buy 75 @ 24,350.5" in label
     assert "Opening range" in label
     assert f"{moment:%a %d %b %Y, %H:%M:%S} IST" in label
@@ -227,12 +246,11 @@ async def test_a_page_saved_to_disk_still_draws(trader: Person, visit: Visit, tm
         await watched.page.goto(saved.as_uri())
         await watched.page.wait_for_selector(".js-plotly-plot .main-svg")
 
-        assert await watched.page.locator(".scatterlayer .trace path.js-line").count() > 0
+        await watched.page.wait_for_selector(LINE, state="attached")
         # The script that the page asks for first is no file of this disk. That, and nothing else, goes wrong.
         not_there = "net::ERR_FILE_NOT_FOUND"
         script = f"failed: file:///static/figure.js {not_there}"
-        assert sorted(watched.complaints) == [f"error: Failed to load resource: {not_there}", script]
-        watched.complaints.clear()
+        assert await watched.complained(2) == [f"error: Failed to load resource: {not_there}", script]
 
 
 async def test_a_wrong_idea_of_the_services_address_does_no_harm(trader: Person, visit: Visit):
@@ -251,10 +269,10 @@ async def test_a_wrong_idea_of_the_services_address_does_no_harm(trader: Person,
         await page.goto(url)
         await page.wait_for_selector(".js-plotly-plot .main-svg")
 
-        assert await page.locator(".scatterlayer .trace path.js-line").count() > 0
+        await page.wait_for_selector(LINE, state="attached")
         assert watched.outside == ["http://arrow.invalid/static/figure.js"]
         watched.outside.clear()
-        watched.complaints.clear()
+        await watched.complained(2)  # about that
 
 
 async def test_a_page_without_its_library_says_so(trader: Person, visit: Visit):
@@ -263,4 +281,4 @@ async def test_a_page_without_its_library_says_so(trader: Person, visit: Visit):
         await open_chart(watched, trader, chart_type="pnl", drawn="#chart > p")
 
         await watched.page.get_by_text("The chart library could not be loaded.").wait_for()
-        watched.complaints.clear()  # the browser's, about what this test withheld
+        await watched.complained(2)  # the browser's, about what this test withheld

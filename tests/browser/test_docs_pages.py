@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.browser.conftest import Visit
+from tests.browser.conftest import PATIENCE, Visit
 from tests.support.http import NO_TLS
 from tests.support.people import Person
 from tests.support.service import ServiceProcess
@@ -24,14 +24,19 @@ def operations(service: ServiceProcess) -> int:
     return sum(method in METHODS for path in paths.values() for method in path)
 
 
+async def has(page: "Page", selector: str, count: int) -> None:
+    """Wait until there are so many of these: a page is made in parts."""
+    from playwright.async_api import expect
+
+    await expect(page.locator(selector)).to_have_count(count, timeout=PATIENCE)
+
+
 async def open_swagger_ui(page: "Page", service: ServiceProcess, scheme: str) -> None:
     """Open it, and see that it shows every operation, in the colours of the scheme. To load it costs seconds."""
     await page.goto(f"{service.url}/docs")
-    await page.wait_for_selector(".opblock")
-
-    assert await page.locator(".opblock").count() == operations(service)
-    assert await page.locator(".filter input").count() == 1
-    assert await page.evaluate("document.documentElement.classList.contains('dark-mode')") == (scheme == "dark")
+    await has(page, ".opblock", operations(service))
+    await has(page, ".filter input", 1)
+    await has(page, "html.dark-mode", int(scheme == "dark"))
 
 
 async def test_swagger_ui_in_the_dark_tries_an_operation_out(
@@ -76,11 +81,12 @@ async def test_redoc_shows_every_operation_and_searches(service: ServiceProcess,
         page = watched.page
         await page.goto(f"{service.url}/redoc")
         await page.wait_for_selector('[data-section-id^="tag/"] [data-section-id*="operation/"], [id*="operation/"]')
-        shown = await page.evaluate(
-            'new Set([...document.querySelectorAll(\'[data-section-id*="/operation"], [id*="/operation/"]\')]'
-            ".map((element) => element.getAttribute('data-section-id') || element.id)).size"
+        await page.wait_for_function(
+            "(count) => new Set([...document.querySelectorAll("
+            '\'[data-section-id*="/operation"], [id*="/operation/"]\')]'
+            ".map((element) => element.getAttribute('data-section-id') || element.id)).size === count",
+            arg=operations(service),
+            polling=100,
         )
-
-        assert shown == operations(service)
         await page.locator('input[placeholder="Search..."]').press_sequentially("webhook", delay=20)
         await page.locator('[data-role="search:results"] li').first.wait_for()

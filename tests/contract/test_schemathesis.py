@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,19 +74,23 @@ def run(service: ServiceProcess, folder: Path, config: str, *options: str) -> su
     command += ["--checks", "all", "--exclude-checks", LEFT_OUT, "--max-examples", str(EXAMPLES)]
     environment = {**os.environ, "CI": "", "SCHEMATHESIS_HOOKS": "fewer_cases", "PYTHONPATH": str(HERE)}
     command += ["--generation-deterministic", "--no-shrink", "--continue-on-failure", "--no-color"]
+    command += ["--request-timeout", "60"]  # a busy machine is no failure
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=290, check=False, env=environment
+        command, cwd=folder, capture_output=True, text=True, timeout=580, check=False, env=environment
     )
 
 
 def check(done: subprocess.CompletedProcess[str], service: ServiceProcess) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"level":"error"' not in service.log_text()
-    assert service.health()["status"] == "ok"
+    assert [line for line in service.log_text().splitlines() if '"level":"error"' in line] == []
+    deadline = time.monotonic() + 40
+    while (health := service.health())["status"] != "ok":  # a part of it may be behind for a moment
+        assert time.monotonic() < deadline, health
+        time.sleep(0.2)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_with_a_token(target: ServiceProcess, account: Account, tmp_path: Path):
     config = f'[parameters]\nsecret_key = "{account.key}"\n'
     header = f"Authorization: {account.headers['Authorization']}"
@@ -97,7 +102,7 @@ def test_with_a_token(target: ServiceProcess, account: Account, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_with_an_administrators_token(target: ServiceProcess, tmp_path: Path):
     async with administrator(target) as admin:
         header = f"Authorization: {admin.client.headers['Authorization']}"
@@ -120,7 +125,7 @@ async def test_with_an_administrators_token(target: ServiceProcess, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_without_a_token(target: ServiceProcess, tmp_path: Path):
     done = run(target, tmp_path, "", "--phases", "examples")
 

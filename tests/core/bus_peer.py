@@ -1,6 +1,7 @@
 """A process with a bus, for the bus's tests: told what to do on standard input, saying what it sees on standard output.
 
-One JSON object a line, both ways. Arguments: the transport's kind, where it is, and the heartbeat in seconds.
+One JSON object a line, both ways. Arguments: the transport's kind, where it is, the heartbeat in seconds, and how many
+seconds Redis may take to answer, and the others to come back.
 """
 
 import asyncio
@@ -80,11 +81,13 @@ class Peer:
 
 
 def main() -> None:
-    kind, where, beat_seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    kind, where, beat_seconds, patience = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     transport: Transport
     if kind == "redis":
-        transport = RedisTransport(where, CHANNEL, beat_seconds=beat_seconds)
+        transport = RedisTransport(
+            where, CHANNEL, beat_seconds=beat_seconds, command_seconds=patience, return_seconds=patience
+        )
     else:
         transport = LoopbackTransport(Path(where), beat_seconds=beat_seconds)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

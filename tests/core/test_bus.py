@@ -9,6 +9,8 @@ from app.core.bus import Bus, Envelope, NullTransport, Outbox, Outgoing
 from app.core.events import AlertStored, Event, KeyChanged, PeersChanged, SessionRevoked, WireEvent
 from tests.core.bus_processes import Launch, envelope
 
+pytestmark = pytest.mark.timeout(180)
+
 ALERT = AlertStored("a" * 24, "b" * 24, "c" * 24, 1, b'{"price":1.5}')
 
 

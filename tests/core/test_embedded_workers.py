@@ -30,6 +30,8 @@ from tests.core.embedded_processes import (
     write,
 )
 
+pytestmark = pytest.mark.timeout(180)
+
 data_dir, clean, launch, embedded = support.data_dir, support.clean, support.launch, support.embedded
 
 

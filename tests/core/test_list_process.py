@@ -13,6 +13,7 @@ import pytest
 from app.core.list_process import ListLostError, ListProcess
 from app.core.list_program import ListRefusedError
 from tests.core.list_stub import DATA
+from tests.support.service import wait_for_end
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = "tests.core.list_stub"
@@ -104,4 +105,4 @@ def test_it_ends_with_a_service_that_is_killed():
         [child] = programs(psutil.Process(service.pid))
         until(lambda: child.num_threads() > 1)  # it works
         service.kill()
-        until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        assert wait_for_end([child], 30) == []

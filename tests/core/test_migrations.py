@@ -378,6 +378,7 @@ def house(tmp_path: Path, folder: Path) -> Path:
     return root
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 async def test_the_script(old: Database, house: Path, mongodb_url: str, tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "ENVIRONMENT": "test", "DATA_DIR": str(tmp_path / "data")}

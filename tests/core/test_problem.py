@@ -177,7 +177,7 @@ def plain_logs() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving(make_app()) as url, httpx.Client(base_url=url, timeout=10, verify=NO_TLS) as made:
+    with serving(make_app()) as url, httpx.Client(base_url=url, timeout=30, verify=NO_TLS) as made:
         yield made
 
 

@@ -405,7 +405,7 @@ def test_eight_processes_at_once_make_one_secret(tmp_path: Path):
             assert maker.stdin
             maker.stdin.write("\n")
             maker.stdin.flush()
-        said = [maker.communicate(timeout=20)[0].strip() for maker in makers]
+        said = [maker.communicate(timeout=40)[0].strip() for maker in makers]
     finally:
         for maker in makers:
             maker.kill()

@@ -22,6 +22,8 @@ from tests.support.http import NO_TLS
 from tests.support.people import alert, sign_up
 from tests.support.service import ROOT, ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+
 __all__ = ["make_database"]
 
 MakeService = Callable[..., ServiceProcess]

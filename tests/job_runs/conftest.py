@@ -20,7 +20,7 @@ from app.core.bus import Bus, NullTransport
 from app.core.scheduler import Scheduler
 from app.core.scheduler.brokers import worker_broker
 from app.job_runs.models import DOCUMENTS
-from tests.job_runs.jobs import open_scheduler
+from tests.job_runs.jobs import LEASE_SECONDS, open_scheduler
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db, empty_database
 from tests.support.redis_servers import RedisServer
@@ -78,8 +78,16 @@ async def until(condition: Callable[[], Awaitable[object]], seconds: float = PAT
 class Fleet:
     """Processes of a service in one event loop; with workers one of these, too."""
 
-    def __init__(self, db: Db, way: Way, clock: StandingClock | None, names: tuple[str, ...]) -> None:
-        self.db, self.way, self.clock, self.names = db, way, clock, names
+    def __init__(
+        self,
+        db: Db,
+        way: Way,
+        clock: StandingClock | None,
+        names: tuple[str, ...],
+        *,
+        worker_lease: float = LEASE_SECONDS,
+    ) -> None:
+        self.db, self.way, self.clock, self.names, self.worker_lease = db, way, clock, names, worker_lease
         self.schedulers: list[Scheduler] = []
         self.bus = Bus(NullTransport())  # what one of them tells, all hear
         self._stack = AsyncExitStack()
@@ -93,14 +101,13 @@ class Fleet:
             await self._stack.enter_async_context(self._worker())
         return self
 
-    def _open(self, holder: str, broker_url: str | None = None) -> AbstractAsyncContextManager[Scheduler]:
-        options: dict[str, Any] = {"holder": holder, "clock": self.clock, "bus": self.bus, "broker_url": broker_url}
-        return open_scheduler(self.db, *self.names, **options)
+    def _open(self, holder: str, **options: Any) -> AbstractAsyncContextManager[Scheduler]:
+        return open_scheduler(self.db, *self.names, holder=holder, clock=self.clock, bus=self.bus, **options)
 
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[None]:
         assert self.way
-        broker = worker_broker(self.way, self.db.name, lambda: self._open("worker"))
+        broker = worker_broker(self.way, self.db.name, lambda: self._open("worker", lease_seconds=self.worker_lease))
         broker.is_worker_process = True
         await broker.startup()
         task = asyncio.create_task(run_receiver_task(broker))

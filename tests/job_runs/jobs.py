@@ -15,6 +15,8 @@ from app.job_runs.store import MongoRunStore
 from tests.support.mongodb import Db
 
 LEASE_SECONDS = 1.0
+VOUCHED_SECONDS = 60.0
+"""Longer than a busy machine lets a process stand still: for whoever must not be taken for dead by a test's looks."""
 LASTING = asyncio.Event()
 """Lets go of what needs no database."""
 AT_WORK: set[str] = set()

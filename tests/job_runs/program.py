@@ -18,11 +18,8 @@ from pymongo import AsyncMongoClient
 from app.core.scheduler import Scheduler
 from app.core.scheduler.brokers import worker_broker
 from app.job_runs.models import DOCUMENTS
-from tests.job_runs.jobs import open_scheduler
+from tests.job_runs.jobs import VOUCHED_SECONDS, open_scheduler
 from tests.support.mongodb import OPTIONS
-
-VOUCHED_SECONDS = 6.0
-"""Longer than a busy machine lets a process stand still."""
 
 
 @asynccontextmanager

@@ -18,6 +18,9 @@ from tests.support.people import Person, somebody
 from tests.support.redis_servers import RedisServer
 from tests.support.service import ROOT, ServiceProcess
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 JOBS = "/api/v1/jobs"
 
 
@@ -45,6 +48,9 @@ async def test_the_service_does_its_jobs_and_tells_of_them(user: Person, service
     assert answer.json() == run
     assert answer.headers["content-type"] == "application/json"
 
+    async with asyncio.timeout(30):
+        while len(await runs(user)) < 2:  # the other jobs begin after it
+            await asyncio.sleep(0.05)
     first = await user.client.get(JOBS, params={"limit": 1})
     assert len(first.json()) == 1
     second = await user.client.get(JOBS, params={"limit": 1, "cursor": first.headers["X-Next-Cursor"]})
@@ -53,7 +59,8 @@ async def test_the_service_does_its_jobs_and_tells_of_them(user: Person, service
 
     health = service.health()["jobs"]
     assert (health["status"], health["mode"]) == ("ok", "in process")
-    assert health["jobs"]["alerts.expire"]["last_state"] == "succeeded"
+    # Or one of these, should its next hour have begun just now.
+    assert health["jobs"]["alerts.expire"]["last_state"] in {"succeeded", "queued", "running"}
     metrics = (await user.client.get("/metrics")).text
     assert 'arrow_job_runs_total{job="alerts.expire",outcome="succeeded"}' in metrics
 
@@ -90,7 +97,7 @@ def taskiq(service: ServiceProcess, *arguments: str) -> Iterator[subprocess.Pope
     try:
         yield program
         program.send_signal(signal.SIGTERM)
-        assert program.wait(30) in {0, -signal.SIGTERM}
+        assert program.wait(60) in {0, -signal.SIGTERM}
     finally:
         if program.poll() is None:
             for process in (*psutil.Process(program.pid).children(recursive=True), program):
@@ -99,6 +106,14 @@ def taskiq(service: ServiceProcess, *arguments: str) -> Iterator[subprocess.Pope
         log.close()
 
 
+async def all_ended(person: Person) -> None:
+    """Wait until no run is under way: one that is cut off may have reasons to complain of it in the log."""
+    async with asyncio.timeout(60):
+        while [run for run in await runs(person) if run["state"] in {"queued", "running"}]:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.timeout(300)
 async def test_workers_do_the_jobs_and_the_service_streams_them(
     make_service: Callable[..., ServiceProcess], broker_server: RedisServer
 ) -> None:
@@ -111,7 +126,8 @@ async def test_workers_do_the_jobs_and_the_service_streams_them(
             taskiq(service, "scheduler", "app.jobs:scheduler"),
             taskiq(service, "worker", "app.jobs:broker", "--workers", "1"),
         ):
-            run = await succeeded(person, "alerts.expire")
+            # Two programs start, for which a busy machine needs its time.
+            run = await succeeded(person, "alerts.expire", 120)
             heard: list[str] = []
             async with asyncio.timeout(30):
                 while "succeeded" not in heard:
@@ -120,8 +136,9 @@ async def test_workers_do_the_jobs_and_the_service_streams_them(
                         assert message["channel"] == "jobs"
                         heard.append(message["data"]["state"])
             assert heard == ["queued", "running", "succeeded"]
+            await all_ended(person)
         metrics = (await person.client.get("/metrics")).text
-        assert 'arrow_job_runs_total{job="alerts.expire",outcome="succeeded"} 1.0' in metrics
+        assert 'arrow_job_runs_total{job="alerts.expire",outcome="succeeded"}' in metrics
         worker = (service.folder / "worker.log").read_text()
         assert "stopping" in worker
         assert "Traceback" not in worker

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -23,18 +23,20 @@ from tests.support.mongodb import Db, empty_database
 from tests.support.smtp_server import SmtpServer
 
 PATIENCE = 30.0
+T = TypeVar("T")
 QUICK = Timings(
     look=0.2, lease=6.0, first_backoff=0.05, last_backoff=0.2, first_retry=0.2, last_retry=0.5, smtp=20.0, compose=20.0
 )
 """So that nothing is waited for longer than a test needs; what has to last on a busy machine is as long as there."""
 
 
-async def until(condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE) -> None:
-    """Wait until `condition` gives something true."""
+async def until(condition: Callable[[], Awaitable[T]], seconds: float = PATIENCE) -> T:
+    """Wait until `condition` gives something true, and give that."""
     deadline = time.monotonic() + seconds
-    while not await condition():
+    while not (found := await condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.01)
+    return found
 
 
 async def no_row(db: Db, **wanted: str) -> bool:

@@ -1,10 +1,12 @@
 """Strangers who ask for codes for addresses without accounts: they hold up nobody's mail for long."""
 
 import itertools
+import statistics
 import time
+from dataclasses import replace
 
 from app.core.mail import MailRequest
-from tests.mail.conftest import MakePost, nothing, until
+from tests.mail.conftest import QUICK, MakePost, nothing, until
 from tests.support.smtp_server import SmtpServer
 
 CROWD = 120
@@ -43,13 +45,16 @@ async def test_a_mail_behind_a_crowd_of_requests_without_one_comes_soon(make_pos
         return (await post.outbox.health())["settled"] == CROWD + 7
 
     await until(settled)
-    # With a pause for each, all of them.
-    assert len([gap for gap in gaps(asked) if gap > USUAL * 0.8]) < CROWD / 2
+    # With a pause for each, all of them. What a mail takes on this machine, as busy as it is, is taken from the first.
+    a_mail = statistics.median(gaps([mail.at for mail in server.mails[:6]]))
+    assert a_mail > USUAL
+    assert len([gap for gap in gaps(asked) if gap > a_mail * 0.8]) < CROWD / 2
     assert [row["to"] for row in await post.rows(kind="nobody")] == []
 
 
 async def test_in_a_crowd_some_take_as_long_as_mails_and_the_order_is_drawn(make_post: MakePost, server: SmtpServer):
-    post = make_post(server, run=False)
+    # Whatever is under way at a stop is done first: it would be one more of the next crowd.
+    post = make_post(server, run=False, timings=replace(QUICK, finish=25))
     asked: list[tuple[float, str]] = []
 
     async def noting(request: MailRequest) -> None:
@@ -73,7 +78,9 @@ async def test_in_a_crowd_some_take_as_long_as_mails_and_the_order_is_drawn(make
 
     # Of each crowd about five, 0.2 s each: what a mail needs while none was sent. More where the machine is busy.
     long_ones = [len([gap for gap in await crowd(31) if gap > 0.15]) for _ in range(3)]
-    assert 0 < min(long_ones) < 28, long_ones
+    # One crowd in 200 has none, as the lots fall.
+    assert max(long_ones) > 0, long_ones
+    assert min(long_ones) < 28, long_ones
     addresses = [to for _, to in asked]
     assert addresses != sorted(addresses)
     assert len(set(addresses)) == 31

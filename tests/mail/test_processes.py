@@ -64,8 +64,7 @@ async def test_processes_send_each_mail_once_and_outlive_one_another(
         held = lease is not None and lease["expires_at"] > post.outbox._clock.now()
         return int(lease["holder"]) if held and lease and server.open_connections else None
 
-    await until(holder)
-    victim = await holder()
+    victim = await until(holder)
     assert victim in {worker.pid for worker in workers}
     os.kill(victim, signal.SIGKILL)
     server.faults.hang = False

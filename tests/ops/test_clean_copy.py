@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pytest
 
 from tests.ops.repository import ROOT, repository_files
 from tests.support.http import NO_TLS
-from tests.support.service import wait_for_end
+from tests.support.service import free_port, wait_for_end
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -36,13 +35,6 @@ def plain_environment(port: int) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k in KEPT or k.upper().startswith(pip_and_proxies)}
     # No test asks the internet; and of the hundred packages that are installed, only what is imported is compiled.
     return kept | {"PORT": str(port), "CRYPTO_SYNC_ENABLED": "false", "PIP_NO_COMPILE": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +87,13 @@ def is_ready(address: str) -> bool:
 
 def test_one_command_on_a_clean_copy_gives_a_healthy_service(clean_copy: Path) -> None:
     with running(clean_copy, deadline=200) as (_, address):
-        health = httpx.get(f"{address}/health", trust_env=False, verify=NO_TLS).json()
-        assert health["status"] == "ok"
-        docs = httpx.get(f"{address}/docs", trust_env=False, verify=NO_TLS)
+        until = time.monotonic() + 30
+        while (health := httpx.get(f"{address}/health", timeout=30, trust_env=False, verify=NO_TLS).json())[
+            "status"
+        ] != "ok":  # a part of it may be behind for a moment
+            assert time.monotonic() < until, health
+            time.sleep(0.1)
+        docs = httpx.get(f"{address}/docs", timeout=30, trust_env=False, verify=NO_TLS)
         assert docs.status_code == 200
 
 

@@ -42,7 +42,7 @@ class Accounts:
         self.checking = threading.Event()
         self.gate: asyncio.Event | None = None
 
-    def token(self, user: str = "ann", seconds: float = 60, scopes: Collection[Scope] | None = None) -> str:
+    def token(self, user: str = "ann", seconds: float = 3600, scopes: Collection[Scope] | None = None) -> str:
         """A token of a new session of `user`, or with `scopes` an API token."""
         known = [principal for name, principal in self.principals.items() if name.startswith(f"{user}-")]
         user_id = known[0].user_id if known else PydanticObjectId()
@@ -182,11 +182,11 @@ class Server:
 
         return await self.run(run())
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run(self, work: Coroutine[Any, Any, T], seconds: float = PATIENCE) -> T:
         """Run a coroutine in the server's event loop."""
         assert self.loop is not None
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
+        return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
 
     async def publish(self, channel: str, data: Any, **options: Any) -> int:
         return await self.do(lambda: self.hub.publish(channel, json.dumps(data).encode(), **options))
@@ -199,7 +199,8 @@ class Server:
 
     @asynccontextmanager
     async def connect(self, query: str = "", **options: Any) -> AsyncIterator["Client"]:
-        async with websockets.connect(f"{self.url}{query}", proxy=None, compression=None, **options) as connection:
+        patient = {"open_timeout": PATIENCE, "ping_timeout": PATIENCE} | options
+        async with websockets.connect(f"{self.url}{query}", proxy=None, compression=None, **patient) as connection:
             yield Client(connection)
 
     @asynccontextmanager
@@ -219,7 +220,14 @@ class Server:
         raw.setblocking(False)
         await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", self.port))
         connection = await websockets.connect(
-            self.url, sock=raw, proxy=None, compression=None, max_queue=1, ping_interval=None, close_timeout=0.2
+            self.url,
+            sock=raw,
+            proxy=None,
+            compression=None,
+            max_queue=1,
+            open_timeout=PATIENCE,
+            ping_interval=None,
+            close_timeout=0.2,
         )
         try:
             yield Client(connection)

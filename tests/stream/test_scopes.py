@@ -8,6 +8,7 @@ import pytest
 from app.core.events import AccountChanged
 from app.core.outbox import Channel
 from app.core.security import Scope
+from app.stream.conversation import Limits
 from tests.stream.server import Client, Server
 
 PRIVATE = ["alerts", "orders", "signals", "jobs", "candles"]
@@ -125,7 +126,7 @@ async def test_a_deactivated_account_is_told_and_others_live_on(server: Server) 
 @pytest.fixture
 def slow_server() -> Iterator[Server]:
     """A server whose authenticator the test holds up."""
-    with Server() as running:
+    with Server(Limits(patience_seconds=60)) as running:
         yield running
 
 

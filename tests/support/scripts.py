@@ -16,7 +16,7 @@ from tests.support.service import ROOT
 
 _WARM = multiprocessing.get_context("forkserver")
 _WARM.set_forkserver_preload(["app.lifespan.tools", "app.lifespan"])
-SECONDS = 30
+SECONDS = 50
 
 
 def run_script(

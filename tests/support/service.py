@@ -1,6 +1,7 @@
 """The service as a user runs it: a uvicorn process on a free port, with its own data folder."""
 
 import contextlib
+import itertools
 import os
 import secrets
 import signal
@@ -34,12 +35,25 @@ CHEAP = {"PASSWORD_HASH_PASSES": "1", "PASSWORD_HASH_KIB": "64"}
 FULL_PRICE = {"PASSWORD_HASH_PASSES": "3", "PASSWORD_HASH_KIB": "32768"}
 
 
+FIRST_PORT, LAST_PORT, SHARES = 11_000, 19_800, 8
+"""Ports for servers of the tests: above those that browsers refuse, below those of embedded databases, and below all
+that the system hands out by itself. So nobody else gets one while its server starts, or is away between two lives."""
+
+
+_turn = itertools.count(os.getpid() * 97)
+
+
 def free_port() -> int:
-    """A TCP port on loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nothing listens on now, and that is nobody else's to take: each of the suite's
+    processes has a share of its own, and goes through it in turn, another suite's beginning elsewhere in it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (LAST_PORT - FIRST_PORT) // SHARES
+    for _ in range(size):
+        port = FIRST_PORT + worker % SHARES * size + next(_turn) % size
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 NOBODY = "http://127.0.0.1:9"
@@ -95,7 +109,7 @@ class ServiceProcess:
         """Whether the service runs on the embedded database."""
         return "MONGODB_URL" not in self.env
 
-    def start(self, *, wait: float = 30) -> "ServiceProcess":
+    def start(self, *, wait: float = 50) -> "ServiceProcess":
         """Start and wait until it is healthy; `AssertionError` with the log when it is not within `wait` seconds."""
         self.launch()
         self.wait_ready(wait)
@@ -124,7 +138,7 @@ class ServiceProcess:
             )
         return self
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float = 50) -> None:
         """Wait for `/health/ready`."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
@@ -142,7 +156,7 @@ class ServiceProcess:
             if probe.connect_ex(("127.0.0.1", self.port)):
                 return False
         try:
-            return httpx.get(f"{self.url}/health/ready", timeout=3, verify=NO_TLS).status_code == 200
+            return httpx.get(f"{self.url}/health/ready", timeout=10, verify=NO_TLS).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -198,7 +212,7 @@ class ServiceProcess:
         if self.process is not None:
             self.process.wait(30)
 
-    def stop(self, *, wait: float = 20) -> int:
+    def stop(self, *, wait: float = 40) -> int:
         """SIGTERM, and the exit status; whatever is left after `wait` seconds is killed and fails the test."""
         if self.process is None:
             return 0
@@ -207,7 +221,7 @@ class ServiceProcess:
         try:
             status = self.process.wait(wait)
         finally:
-            alive = wait_for_end(family, 10)
+            alive = wait_for_end(family, 30)
             for left in alive:
                 left.kill()
             self.process = None

@@ -4,6 +4,8 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+from tests.support.service import free_port
+
 
 class TcpProxy:
     """Passes bytes between its own port, which stays the same, and `target` (a port on loopback)."""
@@ -14,7 +16,8 @@ class TcpProxy:
         self._links: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._there, self._back = asyncio.Event(), asyncio.Event()
-        self.port = 0
+        # Not one that the system hands out: it stays ours while the proxy is cut and nobody listens.
+        self.port = free_port()
 
     async def __aenter__(self) -> Self:
         await self.mend()
@@ -31,7 +34,6 @@ class TcpProxy:
         self._back.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
 
     def stall(self) -> None:
         """Keep connections open and take new ones, but pass nothing on, as a network does that has lost its way."""
@@ -56,6 +58,9 @@ class TcpProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._server is None:  # taken in the moment of the cut
+            writer.transport.abort()
+            return
         self._links.add(task)
         self._writers.add(writer)
         try:

@@ -48,7 +48,7 @@ async def _pinned(service: ServiceProcess) -> tuple[int, httpx.AsyncClient]:
 
 @asynccontextmanager
 async def one_client_each(service: ServiceProcess) -> AsyncIterator[dict[int, httpx.AsyncClient]]:
-    """By process id, a client of each worker. To be used soon: the service ends connections that idle for 5 s."""
+    """By process id, a client of each worker. To be used soon: the service ends connections that idle for a minute."""
     clients: dict[int, httpx.AsyncClient] = {}
     try:
         deadline = time.monotonic() + PATIENCE
@@ -70,7 +70,7 @@ async def socket_to(service: ServiceProcess, pid: int) -> AsyncIterator[ClientCo
     """A WebSocket whose other end is the worker `pid`."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        async with connect(service.ws_url) as socket:
+        async with connect(service.ws_url, open_timeout=PATIENCE) as socket:
             if worker_behind(service, socket.local_address[1]) == pid:
                 yield socket
                 return

@@ -59,7 +59,7 @@ _homes = (f"203.0.113.{number}" for number in range(1, 255))
 def stranger(mailing: ServiceProcess, number: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=mailing.url,
-        timeout=20,
+        timeout=50,
         headers={"X-Forwarded-For": f"198.51.{number // 250}.{number % 250 + 1}"},
         verify=NO_TLS,
     )
@@ -152,8 +152,11 @@ async def test_guessing_the_password_from_everywhere_leaves_the_owner_at_home_al
 
 
 async def test_the_answer_and_its_time_tell_nothing_about_an_address(mailing: ServiceProcess):
-    """The quickest of interleaved requests, without what a busy machine adds; each pair has an address of its own."""
-    people = [await sign_up(mailing.url, address=f"192.0.2.{number}") for number in range(1, 9)]
+    """The quickest of interleaved requests, without what a busy machine adds; each pair has an address of its own.
+
+    The more there are, the less is left of chance: as many are asked for as it takes.
+    """
+    people: list[Person] = []
     for path, body in (
         ("request-otp", {}),
         ("password/forgot", {}),
@@ -162,15 +165,20 @@ async def test_the_answer_and_its_time_tell_nothing_about_an_address(mailing: Se
     ):
         taken: dict[str, list[float]] = {"known": [], "unknown": []}
         texts: dict[str, set[str]] = {"known": set(), "unknown": set()}
-        for number, person in enumerate(people):
+        for number in range(32):
+            if number == len(people):
+                people.append(await sign_up(mailing.url, address=f"192.0.2.{number + 1}"))
+            known = people[number].email
             async with stranger(mailing, 500 + number) as client:
                 await client.get("/health/live")  # the connection is there
-                for kind, email in (("known", person.email), ("unknown", f"no-{person.email}")):
+                for kind, email in (("known", known), ("unknown", f"no-{known}")):
                     began = time.perf_counter()
                     answer = await client.post(f"{V1}/{path}", json={"email": email, **body})
                     taken[kind].append(time.perf_counter() - began)
                     texts[kind].add(f"{answer.status_code} {answer.json()['detail']}")
-        ratio = min(taken["known"]) / min(taken["unknown"])
+            ratio = min(taken["known"]) / min(taken["unknown"])
+            if number >= 7 and 0.5 < ratio < 2:
+                break
         assert 0.4 < ratio < 2.5, (path, ratio)
         assert texts["known"] == texts["unknown"]
     for person in people:

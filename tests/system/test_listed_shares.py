@@ -17,7 +17,7 @@ from tests.support.people import Person, somebody
 from tests.support.service import ServiceProcess, wait_for_end
 from tests.system.crypto.kit import subscribed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 HEAVY = ("jaxlib", "sklearn", "scipy", "pandas", "yfinance", "curl_cffi")
 """What the process that serves requests has no business with."""

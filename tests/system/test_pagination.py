@@ -29,7 +29,7 @@ async def reader(service: ServiceProcess) -> AsyncIterator[Person]:
         keys = [await person.bind("One"), await person.bind("Two")]
         limits = httpx.Limits(max_connections=8)
 
-        async with httpx.AsyncClient(base_url=service.url, timeout=15, limits=limits, verify=NO_TLS) as sender:
+        async with httpx.AsyncClient(base_url=service.url, timeout=50, limits=limits, verify=NO_TLS) as sender:
 
             async def send(number: int) -> None:
                 body = alert(contract=CONTRACTS[number % 3], trade_type=TRADES[number % 2], quantity=number + 1)

@@ -202,7 +202,7 @@ class Callers:
     """One of each kind."""
 
     def __init__(self, service: ServiceProcess) -> None:
-        self.http = httpx.Client(base_url=service.url, timeout=15, verify=NO_TLS)
+        self.http = httpx.Client(base_url=service.url, timeout=50, verify=NO_TLS)
         name = secrets.token_hex(6)
         made = run_script("create_user.py", service.env, f"{name}@example.com", "--admin", typed=PASSWORD)
         assert made.returncode == 0, made.stderr

@@ -57,6 +57,7 @@ def traces(value: str) -> list[str]:
     return found
 
 
+pytestmark = pytest.mark.timeout(180)  # all is sent before the first test
 LOGS = [{"LOG_FORMAT": "json"}, {"LOG_FORMAT": "console", "ENVIRONMENT": "development"}]
 
 
@@ -366,7 +367,7 @@ def test_the_databases_password_is_not_shown_when_it_cannot_be_reached(tmp_path:
     service.launch()
     assert service.process
     try:
-        assert service.process.wait(30) != 0
+        assert service.process.wait(50) != 0
     finally:
         service.kill_all()
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -54,12 +55,21 @@ async def hear(socket: ClientConnection, kind: str) -> dict[str, object]:
                 return message
 
 
+async def health_of(each: dict[int, httpx.AsyncClient]) -> list[dict[str, Any]]:
+    """What both say of themselves, once both are well and know of each other."""
+    async with asyncio.timeout(30):
+        while True:
+            found = [(await client.get("/health")).json() for client in each.values()]
+            if [(health["status"], health["bus"]["peers"]) for health in found] == [("ok", 1)] * 2:
+                return found
+            await asyncio.sleep(0.1)
+
+
 async def test_both_workers_answer(pair: ServiceProcess, each: dict[int, httpx.AsyncClient]):
-    answers = [await client.get("/health") for client in each.values()]
+    both = await health_of(each)
 
     assert set(each) == set(pair.worker_pids())
-    assert [answer.json()["status"] for answer in answers] == ["ok", "ok"]
-    assert {answer.json()["bus"]["role"] for answer in answers} == {"owner", "peer"}
+    assert {health["bus"]["role"] for health in both} == {"owner", "peer"}
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -177,8 +187,6 @@ async def test_one_event_delivered_to_both_makes_one_alert(
 
 
 async def test_health_tells_of_both(pair: ServiceProcess, each: dict[int, httpx.AsyncClient]):
-    for client in each.values():
-        health = (await client.get("/health")).json()
+    for health in await health_of(each):
         assert health["bus"]["connected"] is True
-        assert health["bus"]["peers"] == 1
         assert health["database"]["mode"] == ("embedded" if pair.embedded else "server")

@@ -13,6 +13,9 @@ import pytest
 
 from tests.support.service import ROOT
 
+pytestmark = pytest.mark.timeout(180)
+"""The first of them waits for the whole program."""
+
 
 @dataclass
 class Left:
@@ -28,7 +31,7 @@ class Left:
 def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     folder = tmp_path_factory.mktemp("leaks")
     command = [sys.executable, "-m", "tests.brokerage.accounts.leaking", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=50, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "secrets.json").read_bytes())
     (folder / "secrets.json").unlink()

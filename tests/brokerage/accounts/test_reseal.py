@@ -17,6 +17,9 @@ from tests.brokerage.accounts.kit import Desk
 from tests.support.mongodb import empty_database
 from tests.support.service import ROOT
 
+pytestmark = pytest.mark.timeout(180)
+"""Services or programs are started here, for which a busy machine needs its time."""
+
 
 async def test_all_of_an_account_is_sealed_anew_and_opens_with_the_newest_alone(desk: Desk) -> None:
     zerodha, angel = await desk.zerodha(), await desk.angelone()
@@ -72,7 +75,7 @@ async def test_the_program_beside_the_service(mongodb_url: str, tmp_path: Path) 
         def run(*options: str, **more: str) -> tuple[int, str]:
             command = [sys.executable, str(ROOT / "scripts/rotate_encryption_key.py"), *options]
             done = subprocess.run(
-                command, env=environment | more, capture_output=True, text=True, timeout=50, check=False
+                command, env=environment | more, capture_output=True, text=True, timeout=80, check=False
             )
             return done.returncode, done.stdout + done.stderr
 

@@ -342,7 +342,7 @@ async def test_an_answer_that_is_lost_leaves_it_open_whether_the_order_is_there(
         desk_of(db) as desk,
     ):
         await desk.place(ticket(Side.BUY, 10, limit="1300"))
-        hurried = desk.hurried_broker(1.5)
+        hurried = desk.hurried_broker(3)
         # It asks for the time to see whose prices it needs, and again when it has read all and is about to write.
         desk.clock.when_asked(2, proxy.swallow_answers)
         wanted = ticket(Side.BUY, 10, limit="1400")

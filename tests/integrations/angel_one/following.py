@@ -29,6 +29,8 @@ QUICK = Timing(
 """Comes back soon; and takes no connection for dead that is only slow."""
 SHARP = msgspec.structs.replace(QUICK, stale_after=0.4)
 """For tests of silence. Where the machine stands still this may take one for dead that lives, and comes back."""
+STAYS_AWAY = msgspec.structs.replace(QUICK, first_wait=60.0, last_wait=60.0)
+"""Where the first setback is looked at: for as long as a test lasts there is no second try."""
 
 
 def ltp(token: str, mode: Mode = Mode.LTP) -> Subscription:
@@ -110,15 +112,19 @@ async def following(
 
 
 async def until(follower: Follower, state: str) -> None:
-    """Until its health says so; it changes within milliseconds."""
+    """Until its health says so; for states that last."""
+    await health_says(follower, state=state)
+
+
+async def health_says(follower: Follower, **wanted: object) -> None:
+    """Until all of these are so at once."""
     async with asyncio.timeout(30):
-        while follower.client.health().state != state:
+        while any(getattr(follower.client.health(), name) != value for name, value in wanted.items()):
             await asyncio.sleep(0.005)
 
 
 async def tried(simulator: AngelOneSimulator, times: int) -> None:
-    """Until so many handshakes were tried, those refused too."""
+    """Until so many handshakes were tried, those refused too; there may be more by then."""
     async with asyncio.timeout(30):
         while simulator.feed.handshakes < times:
             await asyncio.sleep(0.002)
-    assert simulator.feed.handshakes == times

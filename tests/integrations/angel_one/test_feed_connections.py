@@ -12,7 +12,17 @@ from websockets.http11 import Request, Response
 
 from app.integrations.angel_one.link import Timing
 from app.integrations.angel_one.subscriptions import FeedLimits
-from tests.integrations.angel_one.following import SHARP, Follower, following, key, ltp, tried, until
+from tests.integrations.angel_one.following import (
+    SHARP,
+    STAYS_AWAY,
+    Follower,
+    following,
+    health_says,
+    key,
+    ltp,
+    tried,
+    until,
+)
 from tests.integrations.angel_one.signing_in import credentials, sign_ins
 from tests.integrations.angel_one.talking import NIFTY, NIFTY_KEY
 from tests.simulators.angel_one import INDICES, AngelOneSimulator
@@ -48,10 +58,10 @@ async def test_frames_alone_are_a_sign_of_life(angel_one: AngelOneSimulator):
     angel_one.feed.faults.mute_pong = True
     async with following(angel_one, timing=SHARP) as follower:
         await angel_one.feed.subscribed([NIFTY_KEY])
-        for _ in range(8):
+        for _ in range(40):
             await angel_one.tick()
-            await asyncio.sleep(0.1)
-        await follower.until_frames(8)
+            await asyncio.sleep(0.02)
+        await follower.until_frames(40)
     assert angel_one.feed.handshakes == 1
 
 
@@ -90,13 +100,13 @@ async def test_tries_become_rarer_until_a_frame_has_come(angel_one: AngelOneSimu
         await tried(angel_one, 6)
         times = angel_one.feed.handshake_times
         assert times[5] - times[0] > 0.02 * (1 + 2 + 4 + 8 + 16) / 2 - 0.01
-        await until(follower, "backing off")
-        assert follower.client.health().last_error == "feed: handshake 503"
+        await health_says(follower, last_error="feed: handshake 503")
         angel_one.feed.faults.refuse = None
         await follower.sees_ticks()
         with capture_logs() as logged:
+            before = angel_one.feed.handshakes
             angel_one.feed.connections[0].abort()
-            await tried(angel_one, 8)
+            await tried(angel_one, before + 1)
         [wait] = [entry["next_try_seconds"] for entry in logged if "next_try_seconds" in entry]
         assert wait <= 0.1  # it would be 0.64 s and more
 
@@ -143,9 +153,9 @@ async def test_a_half_open_connection_missed_all_since_it_was_last_heard(angel_o
         await follower.sees_ticks()
         follower.losses.clear()
         heard = now_ms()
-        angel_one.feed.connections[0].go_silent()
+        angel_one.feed.connections[-1].go_silent()
         await told(follower, 1)
-        [(tokens, start, end)] = follower.losses
+        tokens, start, end = follower.losses[0]
         assert tokens == {NIFTY.token}
         assert start <= heard
         assert end - start >= 390
@@ -200,8 +210,7 @@ async def test_expired_tokens_are_refreshed_under_way(angel_one: AngelOneSimulat
 async def test_a_storm_of_401_is_no_storm_of_sign_ins(angel_one: AngelOneSimulator):
     angel_one.feed.faults.refuse = 401
     async with following(angel_one, session={"renew_pause": 30.0}) as follower:
-        await until(follower, "backing off")
-        assert follower.client.health().last_error == "rate limited (new tokens refused)"
+        await health_says(follower, last_error="rate limited (new tokens refused)")
         async with asyncio.timeout(30):
             while angel_one.feed.handshakes < 4:  # it may have passed: asked again, with the same tokens
                 await asyncio.sleep(0.002)
@@ -234,7 +243,7 @@ async def test_a_handshake_that_is_forbidden_waits(angel_one: AngelOneSimulator,
         angel_one.feed.faults.refuse = None
         await follower.sees_ticks()
         assert follower.client.health().last_error == f"feed: handshake {status}"
-    assert sign_ins(angel_one) == (1, int(refreshes))
+    assert (sign_ins(angel_one) != (1, 0)) is refreshes
 
 
 async def test_a_refused_sign_in_is_shown_and_not_hammered(angel_one: AngelOneSimulator):
@@ -249,9 +258,8 @@ async def test_a_refused_sign_in_is_shown_and_not_hammered(angel_one: AngelOneSi
 
 
 async def test_nobody_there(angel_one: AngelOneSimulator):
-    async with following(angel_one, url="ws://127.0.0.1:9/smart-stream") as follower:
-        await until(follower, "backing off")
-        assert follower.client.health().last_error == "feed: unreachable"
+    async with following(angel_one, url="ws://127.0.0.1:9/smart-stream", timing=STAYS_AWAY) as follower:
+        await health_says(follower, state="backing off", last_error="feed: unreachable")
 
 
 async def test_redirects_are_not_followed(angel_one: AngelOneSimulator):
@@ -262,19 +270,27 @@ async def test_redirects_are_not_followed(angel_one: AngelOneSimulator):
 
     async with serve(lambda _socket: asyncio.sleep(0), "127.0.0.1", 0, process_request=elsewhere) as server:
         port = server.sockets[0].getsockname()[1]
-        async with following(angel_one, url=f"ws://127.0.0.1:{port}/smart-stream") as follower:
-            await until(follower, "backing off")
-            assert follower.client.health().last_error == "feed: handshake 302"
+        address = f"ws://127.0.0.1:{port}/smart-stream"
+        async with following(angel_one, url=address, timing=STAYS_AWAY) as follower:
+            await health_says(follower, state="backing off", last_error="feed: handshake 302")
     assert angel_one.feed.handshakes == 0
 
 
 async def test_a_half_open_connection_does_not_hold_up_the_end(angel_one: AngelOneSimulator):
-    clock = asyncio.get_running_loop().time
+    turns = 0
+
+    async def look() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.05)
+            turns += 1
+
     async with following(angel_one) as follower:
         await follower.sees_ticks()
-        angel_one.feed.connections[0].go_silent()
-        began = clock()
-    assert clock() - began < 9  # the library's own patience is ten seconds
+        angel_one.feed.connections[-1].go_silent()
+        looking = asyncio.create_task(look())
+    looking.cancel()
+    assert turns < 150  # not by the clock, which goes on while the machine stands still; the library waits ten seconds
 
 
 # TLS
@@ -287,14 +303,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 async def test_certificates_are_verified(certificate: Certificate):
     async with AngelOneSimulator(rates={}, tls=certificate.server_context()) as simulator:
-        async with following(simulator) as distrusting:
-            await until(distrusting, "backing off")
-            assert distrusting.client.health().last_error == "feed: tls"
+        async with following(simulator, timing=STAYS_AWAY) as distrusting:
+            await health_says(distrusting, state="backing off", last_error="feed: tls")
         assert simulator.feed.handshakes == 0
         trusting = ssl.create_default_context(cafile=certificate.authority)
         async with following(simulator, tls=trusting) as follower:
             await follower.sees_ticks()
         other_name = simulator.feed.url.replace("127.0.0.1", "127.0.0.2")
-        async with following(simulator, tls=trusting, url=other_name) as misled:
+        async with following(simulator, tls=trusting, url=other_name, timing=STAYS_AWAY) as misled:
             await until(misled, "backing off")
             assert misled.client.health().last_error in {"feed: tls", "feed: unreachable"}

@@ -31,9 +31,13 @@ async def test_it_leaves_no_trace_and_tells_no_secret(tmp_path: Path):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        await simulator.feed.subscribed([NIFTY_KEY])
-        await simulator.tick()
-        out, _ = await asyncio.wait_for(child.communicate(), 30)
+        await simulator.feed.subscribed([NIFTY_KEY], 50)
+        said = asyncio.create_task(child.communicate())
+        async with asyncio.timeout(50):
+            while not said.done():
+                await simulator.tick()  # again, where it had to connect anew
+                await asyncio.wait([said], timeout=0.5)
+        out, _ = said.result()
         report = json.loads(out.decode().splitlines()[-1])
         assert child.returncode == 0
         ours = {f"127.0.0.1:{urlsplit(url).port}" for url in (simulator.rest_url, simulator.feed.url)}

@@ -217,7 +217,7 @@ async def test_a_person_can_start_it():
     )
     assert program.stdout is not None
     try:
-        lines = [(await asyncio.wait_for(program.stdout.readline(), 30)).decode().strip() for _ in range(7)]
+        lines = [(await asyncio.wait_for(program.stdout.readline(), 50)).decode().strip() for _ in range(7)]
         printed = dict(line.split("=", 1) for line in lines)
         async with httpx.AsyncClient(verify=TLS, timeout=30) as client:
             rows = (await client.get(printed["ANGEL_ONE_INSTRUMENTS_URL"])).json()

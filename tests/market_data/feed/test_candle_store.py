@@ -124,9 +124,10 @@ async def test_hundreds_of_ids_are_read_in_steps(bare_db: Db):
 async def test_what_cannot_be_written_waits(mongodb_url: str, bare_db: Db):
     async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150, connectTimeoutMS=150
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150
         )
         store = CandleStore(client[bare_db.name])
+        await mended(proxy, client)
         assert await store.write(rows("10:00"))
         await proxy.cut()
         assert not await store.write(rows("10:00", "10:00:01"))
@@ -146,7 +147,7 @@ async def test_what_cannot_be_written_waits(mongodb_url: str, bare_db: Db):
 async def test_there_is_a_bound_to_what_waits(mongodb_url: str, bare_db: Db):
     async with TcpProxy(server_port(mongodb_url)) as proxy:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150, connectTimeoutMS=150
+            through(mongodb_url, proxy.port), **OPTIONS, serverSelectionTimeoutMS=150
         )
         store = CandleStore(client[bare_db.name], most_waiting=10)
         await proxy.cut()

@@ -153,8 +153,7 @@ async def test_a_leader_whose_term_was_overtaken_gets_another(db: Db):
         await late.task.finish(owned=True)
         candles.builder.accept(tick(at("10:00:29"), 100_00))
         clock.move(seconds=1)
-        await until(lambda: candles.store.outdated)
-        await until(lambda: not candles.store.outdated)
+        await until(lambda: candles.store._term == 3)
         clock.move(seconds=1)
         await until(lambda: candles.store.health()["waiting"] == 0)
     assert {row["term"] for row in (await candles.stored()).values()} == {3}

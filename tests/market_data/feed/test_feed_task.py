@@ -1,7 +1,7 @@
 """One process of several runs the feed, at the hours of the exchanges, and the others know how it does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -63,6 +63,7 @@ class Noting:
     def __init__(self, source: Source, said: list[str], name: str) -> None:
         self.source, self.said, self.name = source, said, name
         self.fails: str | None = None
+        self.at_finish: Callable[[], Awaitable[object]] | None = None
         self.past: Past | None = None
 
     async def begin(self, past: Past) -> None:
@@ -76,6 +77,8 @@ class Noting:
 
     async def finish(self, *, owned: bool) -> None:
         assert self.source.deliver is None
+        if self.at_finish is not None:
+            await self.at_finish()
         self._note(f"finish {owned}")
 
     def _note(self, what: str) -> None:
@@ -148,6 +151,13 @@ class Process:
     async def row(self) -> dict[str, Any] | None:
         return await self.db["market_feed"].find_one({"_id": "feed"})
 
+    async def says(self, **wanted: object) -> dict[str, Any]:
+        """The row, once it is there and says so: a write that took the task too long comes later."""
+        async with asyncio.timeout(30):
+            while (row := await self.row()) is None or any(row[name] != value for name, value in wanted.items()):
+                await asyncio.sleep(0.01)
+        return row
+
 
 async def test_one_runs_it_and_the_other_says_how_it_does(bare_db: Db):
     clock = clock_at("10:00:00")
@@ -160,29 +170,21 @@ async def test_one_runs_it_and_the_other_says_how_it_does(bare_db: Db):
             assert (leader.source.runs, other.source.runs) == (1, 0)
             line = await leader.feed.health()
             assert (line["status"], line["leading"], line["state"], line["frames"]) == ("ok", True, "live", 42)
-            line = await line_of(other, seconds_later=3)
+            assert not (await other.feed.health())["leading"]
+            # Whoever looks later, by a clock of its own: by theirs the lease would be over.
+            onlooker = Process(bare_db, clock_at("10:00:03"), "three")
+            await leader.says(state="live")
+            line = await onlooker.feed.health()
             assert (line["status"], line["leading"], line["leader"]) == ("ok", False, leader.feed._holder)
             assert line["age_seconds"] == 3
             assert line["subscribed"] == 6
             # The leader hangs, or the machine did.
-            assert (await line_of(other, seconds_later=33))["status"] == "degraded"
+            onlooker.clock.move(seconds=30)
+            assert (await onlooker.feed.health())["status"] == "degraded"
         if leader is one:
             await until(lambda: two.runs)  # it was released: nobody waits for its end
         assert two.runs
-    assert (await bare_db["market_feed"].find_one({}) or {})["state"] == "off"
-
-
-async def line_of(other: Process, seconds_later: float) -> dict[str, Any]:
-    """What it says so long after the leader's last word, which may come while we look: then once more."""
-    while True:
-        before = await other.row()
-        if before is None:
-            await asyncio.sleep(0.01)
-            continue
-        other.clock.moment = before["at"] + timedelta(seconds=seconds_later)
-        line = await other.feed.health()
-        if await other.row() == before:
-            return line
+    await one.says(state="off")
 
 
 async def test_without_a_leader_health_says_so(bare_db: Db):
@@ -218,21 +220,30 @@ async def test_parts_begin_before_the_first_tick_and_finish_after_the_last(bare_
         await until(lambda: another.runs)
     assert another.parts[1].past == Past(from_ms(at("10:00")), from_ms(at("10:00")))
     # And what it could not fill is left to its successor.
-    assert (await another.row() or {})["through"] == from_ms(at("09:20"))
+    await another.says(through=from_ms(at("09:20")))
 
 
 async def test_who_lost_the_lease_does_not_write_over_the_other(bare_db: Db):
     process = Process(bare_db, clock_at("10:00:00"))
+    now, leases = process.clock.now(), bare_db["leases"]
+    of_other = Past(from_ms(at("09:58")), from_ms(at("09:57")))
+
+    async def other_writes() -> None:
+        """Between what this process saved while it led, and what it might save at its end."""
+        row = {"_id": "feed", "state": "of the other", "at": of_other.at, "through": of_other.through}
+        await bare_db["market_feed"].replace_one({"_id": "feed"}, row, upsert=True)
+
+    process.parts[0].at_finish = other_writes
     async with process.running():
         await until(lambda: process.runs)
-        while not await process.row():  # the next one is written two seconds later
-            await asyncio.sleep(0.01)
-        expires = process.clock.now() + timedelta(hours=1)
-        await bare_db["leases"].update_one({"_id": "feed"}, {"$set": {"holder": "other", "expires_at": expires}})
-        await bare_db["market_feed"].replace_one({"_id": "feed"}, {"_id": "feed", "state": "of the other"})
-        await until(lambda: not process.runs)
+        later = {"holder": "other", "expires_at": now + timedelta(hours=1)}
+        await leases.update_one({"_id": "feed"}, {"$set": later})
         await until(lambda: "second finish False" in process.said)
-    assert (await process.row() or {})["state"] == "of the other"
+        process.parts[0].at_finish = None
+        # The other one ends, and it is our turn again: what we find is what it said.
+        await leases.update_one({"_id": "feed"}, {"$set": {"expires_at": now}})
+        await until(lambda: process.source.runs == 2)
+    assert process.parts[0].past == of_other
 
 
 @pytest.mark.parametrize("fails", ["begin", "run"])
@@ -292,7 +303,7 @@ async def test_a_source_that_gave_up_is_not_asked_again_until_somebody_says_so(b
         await until(lambda: process.runs)
         process.source.state = "refused"
         process.source.broken.set()
-        await until(lambda: process.feed._state == "refused")
+        await until(lambda: process.feed._refused)  # its state may say so before it has given up
         await asyncio.sleep(0.3)
         assert process.source.runs == 1
         assert process.feed.leading  # else the next process would try the same password
@@ -325,8 +336,7 @@ async def test_outages_are_those_of_connections(bare_db: Db):
         process.source.lost([SHARE], at("10:01"), at("10:01:30"))  # though others brought ticks all the time
         assert process.gaps.outages == [(at("10:01"), at("10:01:30"), [SHARE])]
         process.clock.moment = from_ms(at("10:07"))
-    row = await process.row() or {}
-    assert row["through"] == from_ms(at("10:02"))  # nothing came since
+    row = await process.says(through=from_ms(at("10:02")))  # nothing came since
     assert row["counters"] == {"received": 2}
 
 
@@ -334,12 +344,13 @@ async def test_what_one_connection_misses_is_left_to_the_next_leader(bare_db: Db
     process = Process(bare_db, clock_at("10:00:00"))
     async with process.running():
         await until(lambda: process.runs)
+        await process.says(through=process.clock.now())  # what it saves at the beginning does not come after ours
         assert process.source.deliver
         process.clock.moment = from_ms(at("10:07"))
         process.source.sure_until = from_ms(at("10:05"))  # one of two is away
         process.source.deliver([tick(at("10:07"), 100_00)])
         await process.feed._save_state()
-        assert (await process.row() or {})["through"] == from_ms(at("10:05"))
+        await process.says(through=from_ms(at("10:05")))
 
 
 async def test_while_no_source_runs_all_is_missed(bare_db: Db):
@@ -361,7 +372,7 @@ async def test_after_hours_nothing_is_missed(bare_db: Db):
     process = Process(bare_db, clock_at("20:00:00"))
     async with process.running():
         await until(lambda: "paused" in process.states)
-    assert (await process.row() or {})["through"] == process.clock.now()
+    await process.says(through=process.clock.now())
 
 
 async def test_a_part_of_functions():

@@ -122,7 +122,7 @@ async def test_what_is_deleted_is_not_counted_any_more_whoever_writes_the_counts
         row["_id"] = ObjectId()
     for row in old[:10]:
         row |= {"data_quality": "suspect", "source": "import"}
-    feed = LatestPrices(db, clock)
+    feed = LatestPrices(db, clock, patience=30)
     await db["market_data"].insert_many([*old, *new[:4]])
     feed.note_stored([encode(row) for row in [*old, *new[:3]]])
     assert await feed.save()
@@ -144,7 +144,7 @@ async def test_what_is_deleted_is_not_counted_any_more_whoever_writes_the_counts
 
 
 async def test_who_saves_between_two_deletions_loses_nothing(db: Db):
-    feed = LatestPrices(db, clock_at("20:00:00"))
+    feed = LatestPrices(db, clock_at("20:00:00"), patience=30)
     day = [tick(at("15:10", FRIDAY) + n * 100, 100_00 + n) for n in range(60)]
     await fill(db, at("15:10", WEDNESDAY), count=1_000)
     await feed.load()

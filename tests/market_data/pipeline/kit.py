@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import PyMongoError
 
 from app.core.clock import SystemClock
 from app.market_data.counters import Counters
@@ -29,6 +30,8 @@ QUICK = SinkBounds(patience=1.0, retry=0.1)
 """Soon takes the database to be away."""
 PATIENT = SinkBounds(patience=30, retry=0.1)
 """Does not take a busy machine for that."""
+SAVED_WITHIN = 30.0
+"""Seconds that the newest rows may take: what is given up may be carried out later, and of two at once count twice."""
 
 _digests = itertools.count(1)
 
@@ -54,7 +57,7 @@ class Storage:
     def __init__(self, db: Database, folder: Path, *, bounds: SinkBounds = PATIENT, spill_bytes: int = 2**26) -> None:
         self.db = db
         self.counters = Counters()
-        self.latest = LatestPrices(db, SystemClock())
+        self.latest = LatestPrices(db, SystemClock(), patience=SAVED_WITHIN)
         self.spill = Spill(folder, clock=SystemClock(), max_bytes=spill_bytes)
         self.settled: list[EncodedRow] = []
         self.store = TickStore(
@@ -98,6 +101,23 @@ async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.01)
+
+
+async def loaded(latest: LatestPrices) -> None:
+    """What is stored is learned, over connections that may have to be made anew."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await latest.load()
+            except (PyMongoError, TimeoutError):
+                await asyncio.sleep(0.05)
+
+
+async def saved(latest: LatestPrices) -> None:
+    """The newest rows are written, over connections that may have to be made anew."""
+    async with asyncio.timeout(30):
+        while not await latest.save():
+            await asyncio.sleep(0.05)
 
 
 async def stored_in(db: Database, symbol: str = NIFTY.symbol) -> list[Row]:

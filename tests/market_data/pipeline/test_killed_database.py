@@ -12,8 +12,18 @@ from pymongo import AsyncMongoClient
 
 from app.core.embedded import EmbeddedDatabase
 from app.market_data.models import DOCUMENTS
-from app.market_data.sink import SinkBounds
-from tests.market_data.pipeline.kit import NIFTY, OPEN_MS, Storage, counts_of, rows_of, tick, until, warm
+from tests.market_data.pipeline.kit import (
+    NIFTY,
+    OPEN_MS,
+    PATIENT,
+    Storage,
+    counts_of,
+    rows_of,
+    saved,
+    tick,
+    until,
+    warm,
+)
 from tests.support.mongodb import Db, empty_database, server_port, through
 from tests.support.tcp_proxy import TcpProxy
 
@@ -54,14 +64,8 @@ async def silent(tmp_path: Path) -> AsyncIterator[Silent]:
         await embedded.stop()
 
 
-async def saved(one: Storage) -> None:
-    """The newest rows, over connections that may have to be made anew."""
-    while not await one.latest.save():
-        await asyncio.sleep(0.05)
-
-
 async def test_what_it_had_stored_is_not_taken_for_repeats(silent: Silent, tmp_path: Path):
-    one = Storage(silent.db, tmp_path / "spill", bounds=SinkBounds(patience=20, retry=0.1))
+    one = Storage(silent.db, tmp_path / "spill", bounds=PATIENT)
     silent.proxy.swallow_answers()
     one.store.offer(rows_of([tick(NIFTY, OPEN_MS + n) for n in range(100)]))
     one.start()
@@ -70,7 +74,7 @@ async def test_what_it_had_stored_is_not_taken_for_repeats(silent: Silent, tmp_p
     await one.stop()
 
     assert (one.counters.stored, one.counters.duplicate, one.counters.lost) == (100, 0, 0)
-    await saved(one)
+    await saved(one.latest)
     assert await counts_of(silent.db) == {NIFTY.symbol: 100}
 
 
@@ -87,8 +91,8 @@ async def test_what_it_had_counted_is_not_counted_twice(silent: Silent, tmp_path
         else:
             one.start()
             await until(lambda: one.counters.stored == 50)
-            assert await one.latest.save()
-    await saved(one)
+            await saved(one.latest)
+    await saved(one.latest)
 
     assert one.counters.stored == 100
     assert await counts_of(silent.db) == {NIFTY.symbol: 100}

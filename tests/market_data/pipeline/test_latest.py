@@ -9,12 +9,23 @@ from app.market_data.latest import LatestPrices
 from app.market_data.models import LatestDocument
 from app.market_data.ports import Quality, Tick
 from app.market_data.rows import EncodedRow, encode, from_ms
-from tests.market_data.pipeline.kit import BANK, NIFTY, OPEN_MS, Database, counts_of, rows_of, tick, warm
+from tests.market_data.pipeline.kit import (
+    BANK,
+    NIFTY,
+    OPEN_MS,
+    SAVED_WITHIN,
+    Database,
+    counts_of,
+    rows_of,
+    saved,
+    tick,
+    warm,
+)
 from tests.support.tcp_proxy import TcpProxy
 
 
 def prices(db: Database) -> LatestPrices:
-    return LatestPrices(db, SystemClock())
+    return LatestPrices(db, SystemClock(), patience=SAVED_WITHIN)
 
 
 def encoded(*ticks: Tick) -> list[EncodedRow]:
@@ -118,9 +129,9 @@ async def test_two_that_write_in_turn_lose_no_count(db: Database) -> None:
 
 
 async def test_a_lost_answer_counts_nothing_twice(db: Database, far_db: Database, proxy: TcpProxy) -> None:
-    latest = prices(far_db)
+    latest = LatestPrices(far_db, SystemClock())  # which gives up after a while
     latest.note_stored(at(0))
-    assert await latest.save()
+    await saved(latest)
     await warm(far_db)
     proxy.swallow_answers()
     latest.note_stored(at(1, 2))
@@ -132,9 +143,7 @@ async def test_a_lost_answer_counts_nothing_twice(db: Database, far_db: Database
     await proxy.cut()
     await saving
     await proxy.mend()
-    async with asyncio.timeout(30):
-        while not await latest.save():
-            await asyncio.sleep(0.05)
+    await saved(latest)
     assert await counts_of(db) == {NIFTY.symbol: 4}
     assert latest.stored() == {NIFTY.symbol: 4}
 

@@ -27,7 +27,9 @@ from tests.market_data.pipeline.kit import (
     Storage,
     by_symbol,
     counts_of,
+    loaded,
     rows_of,
+    saved,
     stored_in,
     tick,
     until,
@@ -78,7 +80,7 @@ async def test_rows_are_stored_and_read_as_documents(make: Make, db: Database) -
     assert document is not None
     assert document.ltpc == 24000.01
     assert (one.store.waiting, one.store.lost, one.store.health()["status"]) == (0, 0, "ok")
-    assert await one.latest.save()
+    await saved(one.latest)
     assert await counts_of(db) == {NIFTY.symbol: 300, BANK.symbol: 300}
 
 
@@ -87,12 +89,12 @@ async def test_a_lone_tick_does_not_wait_long(make: Make) -> None:
     one.start()
     await asyncio.sleep(0.05)
     took = list[float]()
-    while not took or (min(took) >= 0.5 and len(took) < 10):  # a busy machine may take its time for one
+    while not took or (min(took) >= 1.0 and len(took) < 25):  # a busy machine may take its time for one
         began = asyncio.get_running_loop().time()
         one.store.offer(rows_of([tick(ms=OPEN_MS + len(took))]))
         await until(lambda: one.counters.stored == len(took) + 1)
         took.append(asyncio.get_running_loop().time() - began)
-    assert min(took) < 0.5
+    assert min(took) < 1.0
 
 
 async def test_repeats_are_known_after_a_restart(make: Make, db: Database) -> None:
@@ -184,7 +186,7 @@ async def test_a_lost_answer_makes_no_second_row_and_no_second_count(
     await proxy.mend()
     await until_stored(one, 201)
     assert (one.counters.duplicate, one.counters.lost) == (0, 0)
-    assert await one.latest.save()
+    await saved(one.latest)
     assert await counts_of(db) == {NIFTY.symbol: 101, BANK.symbol: 100}
 
 
@@ -217,7 +219,7 @@ async def test_while_the_database_is_away_ticks_go_to_the_disk_and_come_back(
     assert (one.counters.duplicate, one.counters.lost) == (0, 0)
     assert len(one.settled) == len({row.id for row in one.settled}) == 1_000, "nobody was told of a row twice"
     await expect_all(db, ticks)
-    assert await one.latest.save()
+    await saved(one.latest)
     assert await counts_of(db) == by_symbol(ticks)
 
 
@@ -360,7 +362,7 @@ async def test_from_the_feed_to_the_rows_through_a_day_of_trouble(
 
     async def process() -> tuple[Storage, Pipeline]:
         storage, clock = make(far_db, bounds=QUICK), SystemClock()
-        await storage.latest.load()
+        await loaded(storage.latest)
         parts = {"latest": storage.latest, "counters": storage.counters, "sink": storage.store}
         ends = {"candles": Nowhere(), "outlet": Nowhere(), "store_after_hours": False}
         line = Pipeline(calendar=MarketCalendar(clock), clock=clock, **parts, **ends)
@@ -385,6 +387,8 @@ async def test_from_the_feed_to_the_rows_through_a_day_of_trouble(
     if calm:
         await until(lambda: first.counters.drained == first.counters.spilled)
     await hear(line, range(25, 35), 0.01)
+    if calm:  # on a slow machine some went to the disk again
+        await until(lambda: first.counters.drained == first.counters.spilled)
     await proxy.cut()
     await first.stop(0.2)
     await first.latest.save()
@@ -393,8 +397,7 @@ async def test_from_the_feed_to_the_rows_through_a_day_of_trouble(
     await hear(line, range(35, 45), 0.01)
     await until(lambda: not second.store.waiting and not second.spill.pending)
     await second.stop()
-    while not await second.latest.save():  # connections of before the cut are still found dead
-        await asyncio.sleep(0.05)
+    await saved(second.latest)  # connections of before the cut are still found dead
     await expect_all(db, heard)
     assert first.counters.lost == second.counters.lost == 0
     missing = sum(by_symbol(heard).values()) - sum((await counts_of(db)).values())
@@ -407,10 +410,10 @@ async def test_a_process_without_the_feed_counts_what_it_brings_back(make: Make,
     leader.start()
     leader.store.offer(rows_of(several(100)))
     await until(lambda: leader.counters.stored == 100)
-    assert await leader.latest.save()
+    await saved(leader.latest)
+    await leader.stop()  # else it would take the dead one's files at its next look
     dead.spill.append([encode(row).raw for row in rows_of(several(60, 100))])
     dead.spill.close()
-    await leader.stop()
 
     other = make()
     work = asyncio.create_task(other.store.run())  # its newest rows are saved by nothing else: it does not lead

@@ -174,11 +174,11 @@ async def test_a_late_tick_does_not_take_the_place_of_a_newer_price(
 
 async def test_closed_candles_at_once_and_all_forming_ones_now_and_then(alone: Streaming) -> None:
     client = listener(alone.hub, channel=Channel.CANDLES)
+    began = time.monotonic()
     alone.stream.candles([candle(0, 1.5, closed=True)])
     (message,) = drain(client)
     assert (message["type"], message["data"]["closed"]) == ("candle", True)
     assert Candle.model_validate(message["data"]).close == 1.5
-    began = time.monotonic()
     for close in (2.0, 3.0, 4.0):
         alone.stream.candles([candle(60_000, close, closed=False)])
     assert drain(client) == []
@@ -383,5 +383,5 @@ async def test_anybody_sees_ticks_of_the_symbols_that_they_asked_for() -> None:
                 assert (message["data"]["symbol"], message["data"]["ltpc"]) == ("NIFTY 50", 24_000 + number)
                 both = [(await whole.receive())["data"]["symbol"] for _ in range(2)]
                 assert sorted(both) == ["BANKNIFTY", "NIFTY 50"]
-            assert min(took) < 0.05
+            assert min(took) < 0.2
             await some.nothing_more()

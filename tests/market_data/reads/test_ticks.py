@@ -237,6 +237,7 @@ async def test_a_page_costs_the_same_wherever_it_is(reads: Reads, queries: Queri
     assert queries.hints == 0
 
 
+@pytest.mark.within_a_minute(6)
 async def test_they_are_public_limited_and_not_kept(reads: Reads) -> None:
     answer = await reads.client.get(f"{BASE}/latest")
     assert answer.headers["cache-control"] == "no-store"

@@ -70,7 +70,9 @@ class Stub:
         self._progress: Callable[[float, str], None]
 
     def warm_up(self) -> None:
-        """Nothing to do."""
+        """Nothing to do; of a key that is a path, waits until that file is there."""
+        while self._key.startswith(b"/") and not Path(os.fsdecode(self._key)).exists():
+            time.sleep(0.01)
 
     def train(self, request: TrainRequest, progress: Callable[[float, str], None]) -> list[TrainResult]:
         """What the symbol says, then a result that says of the process what can be seen from inside."""

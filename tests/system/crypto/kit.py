@@ -61,11 +61,11 @@ class Exchange:
         await self._stack.aclose()
 
     async def start(self) -> Self:
-        await asyncio.to_thread(self.service.start)
+        await asyncio.to_thread(self.service.start, wait=60)
         return self
 
     async def stop(self) -> None:
-        await asyncio.to_thread(self.service.stop)
+        await asyncio.to_thread(self.service.stop, wait=60)
 
     async def kill(self) -> None:
         """`kill -9` of all of it."""
@@ -85,7 +85,7 @@ class Exchange:
         """A client without an account at an address that nobody else has."""
         headers, limits = {"X-Forwarded-For": next(_addresses)}, httpx.Limits(max_connections=connections)
         async with httpx.AsyncClient(
-            base_url=self.service.url, timeout=20, headers=headers, limits=limits, verify=NO_TLS
+            base_url=self.service.url, timeout=PATIENCE, headers=headers, limits=limits, verify=NO_TLS
         ) as client:
             yield client
 

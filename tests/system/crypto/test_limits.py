@@ -1,9 +1,11 @@
 """Rates per address, as they are by default."""
 
+import asyncio
 from collections import Counter
 
 import httpx
 
+from tests.support.clocks import wait_for_minute
 from tests.system.crypto.kit import BASE, Exchange, sync
 
 PUBLIC, SYNCS = 60, 10
@@ -20,11 +22,11 @@ async def test_reads_are_sixty_a_minute_and_address(single: Exchange):
     async with single.somebody() as person:
         await sync(person, limit=20)
     paths = [f"{BASE}/", f"{BASE}/?limit=3", f"{BASE}/BTC", f"{BASE}/top/volume", f"{BASE}/BTC/history"]
+    await asyncio.to_thread(wait_for_minute, 10)  # where a minute turns, its count is forgotten little by little
     async with single.visitor() as visitor, single.visitor() as other:
         answers = [await visitor.get(paths[number % len(paths)]) for number in range(PUBLIC + 5)]
         taken = Counter(answer.status_code for answer in answers)
-        # The limiter's minute may begin anew in the midst of it, which is rounded by one at most.
-        assert taken[200] in {PUBLIC, PUBLIC + 1}
+        assert taken[200] in {PUBLIC, PUBLIC + 1}  # rounded
         assert taken[200] + taken[429] == len(answers)
         check_refusal(answers[-1], PUBLIC)
         # What is answered by the fast lane, or with a 304, is counted like everything else.
@@ -39,6 +41,7 @@ async def test_syncs_are_ten_a_minute_and_address(single: Exchange):
         async with single.visitor() as visitor:
             for _ in range(SYNCS + 1):  # whoever is nobody uses nothing up
                 assert (await visitor.post(url, headers=address)).status_code == 401
+        await asyncio.to_thread(wait_for_minute, 10)
         statuses = [(await person.client.post(url)).status_code for _ in range(SYNCS + 2)]
         assert statuses[:SYNCS] == [200] * SYNCS
         assert statuses[-1] == 429

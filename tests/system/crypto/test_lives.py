@@ -66,6 +66,7 @@ async def receive_fifty_visitors(exchange: Exchange, person: Person, before: lis
     asked = exchange.asked[0]
     async with exchange.visitor(VISITORS) as visitor:
         answers = await asyncio.gather(*[visitor.get(f"{BASE}/?limit=1000") for _ in range(VISITORS)])
+    asked_now = exchange.asked[0]
     runs = await finished(person)
     assert Counter(answer.status_code for answer in answers) == {200: VISITORS}
     assert len({answer.headers["ETag"] for answer in answers}) == 1
@@ -73,7 +74,7 @@ async def receive_fifty_visitors(exchange: Exchange, person: Person, before: lis
     # A sync by the clock, should its time have come meanwhile, is another, or the one.
     periodic = sum(row["due"] is not None for row in new)
     assert len(new) - periodic <= 1
-    assert 1 <= exchange.asked[0] - asked <= 1 + periodic
+    assert 1 <= asked_now - asked <= 1 + periodic
     return runs
 
 
@@ -90,8 +91,11 @@ async def catch_up(exchange: Exchange, person: Person, before: list[Json], since
     assert max(Counter((row["job"], row["due"]) for row in new).values()) == 1
     for row in new:
         assert since - datetime.fromisoformat(row["due"]) < timedelta(minutes=LENGTHS[row["job"]]), row
-    syncs = newer(await finished(person), before, SYNCS)
-    assert exchange.asked[0] - asked == len(syncs)
+
+    async def one_question_each() -> bool:  # another may begin by the clock between the two looks
+        return exchange.asked[0] - asked == len(newer(await finished(person), before, SYNCS))
+
+    await until(one_question_each)
 
 
 def newer(runs: list[Json], before: list[Json], jobs: Collection[str]) -> list[Json]:
@@ -101,7 +105,7 @@ def newer(runs: list[Json], before: list[Json], jobs: Collection[str]) -> list[J
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_three_lives(tmp_path: Path):
     async with Exchange(tmp_path, CRYPTO_SYNC_ENABLED="true") as exchange:
         exchange.gecko.fail("refused", times=100)

@@ -1,15 +1,17 @@
 """What a provider's trouble means for those who read the list."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
-from tests.system.crypto.kit import Exchange, listed, runs, sync
+from tests.system.crypto.kit import BASE, Exchange, listed, runs, sync
 
 GECKO, CAP = "coingecko", "coinmarketcap"
 
 
+@pytest.mark.timeout(120)
 async def test_the_second_provider_answers_for_the_first_until_that_is_well_again(single: Exchange):
     gecko, few = single.gecko, {"limit": 20}
     async with single.somebody() as person:
@@ -27,15 +29,22 @@ async def test_the_second_provider_answers_for_the_first_until_that_is_well_agai
             report = await sync(person, **few)
             assert (report["provider"], report["failed_over"]) == (GECKO, None)
             assert {row["source"] for row in await listed(person.client, limit=20)} == {GECKO}
-        gecko.fail("too_many", retry_after=4)
-        assert (await sync(person, **few))["failed_over"] == "CoinGecko: rate limited (429)"
-        assert single.asked == (before[0] + 6, before[1] + 3)
+        assert single.asked == (before[0] + 5, before[1] + 2)
 
-        # It asked for four seconds of rest, and gets them.
-        assert (await sync(person, **few))["provider"] == CAP
-        assert (await sync(person, 503, provider=GECKO, **few))["detail"].startswith("CoinGecko: left alone")
-        assert single.asked == (before[0] + 6, before[1] + 4)
-        health = await single.health()
+        # It asks for some seconds of rest, and gets them. Longer ones where the machine was too slow for those.
+        for rest in (4, 20):
+            before, began = single.asked, time.monotonic()
+            gecko.fail("too_many", retry_after=rest)
+            answers = [await person.client.post(f"{BASE}/sync", params=few) for _ in range(2)]
+            answers.append(await person.client.post(f"{BASE}/sync", params=few | {"provider": GECKO}))
+            health = await single.health()
+            if time.monotonic() - began < rest:
+                break
+        first, second, third = [answer.json() for answer in answers]
+        assert [answer.status_code for answer in answers] == [200, 200, 503]
+        assert (first["failed_over"], second["provider"]) == ("CoinGecko: rate limited (429)", CAP)
+        assert third["detail"].startswith("CoinGecko: left alone")
+        assert single.asked == (before[0] + 1, before[1] + 2)
         assert health["status"] == health["crypto"]["status"] == "degraded"
         assert (health["crypto"][GECKO]["circuit"], health["crypto"][CAP]["circuit"]) == ("open", "closed")
         assert health["crypto"][GECKO]["last_error"] == "rate limited (429)"

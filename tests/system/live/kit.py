@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -30,6 +31,8 @@ NAMES = {
 """What the service calls them."""
 QUOTE = 2
 """The mode that it asks for."""
+PATIENCE = 40.0
+"""Seconds."""
 
 
 class Listener:
@@ -58,7 +61,7 @@ class Listener:
     def ticks(self) -> list[Json]:
         return self.of("tick")
 
-    async def until(self, happened: Callable[[], object], seconds: float = 30) -> None:
+    async def until(self, happened: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Wait until `happened`, looking at each message."""
         try:
             async with asyncio.timeout(seconds):
@@ -73,12 +76,12 @@ class Listener:
         wanted = (NAMES[listing.token], sent["sequence"])
         return next((tick for tick in self.ticks if (tick["symbol"], tick["raw_data"]["sequence"]) == wanted), None)
 
-    async def hear(self, listing: Listing, sent: Mapping[str, float], seconds: float = 30) -> Json:
+    async def hear(self, listing: Listing, sent: Mapping[str, float], seconds: float = PATIENCE) -> Json:
         """Wait for this very tick: what was known before is told at the subscription, too."""
         await self.until(lambda: self.heard(listing, sent), seconds)
         return self.heard(listing, sent)
 
-    async def until_heard(self, kind: str, seconds: float = 30) -> Json:
+    async def until_heard(self, kind: str, seconds: float = PATIENCE) -> Json:
         """The first message of this type."""
         await self.until(lambda: any(message["type"] == kind for message in self.messages), seconds)
         return next(message for message in self.messages if message["type"] == kind)
@@ -146,17 +149,17 @@ class Live:
 
     async def start(self) -> None:
         """Start the service (again)."""
-        await asyncio.to_thread(self.service.start)
+        await asyncio.to_thread(self.service.start, wait=90)
         if self._subscribed:
             await self.following()
 
     async def stop(self) -> None:
         """SIGTERM, and wait for the end."""
-        assert await asyncio.to_thread(self.service.stop) in {0, -15}
+        assert await asyncio.to_thread(self.service.stop, wait=60) in {0, -15}
 
     # The simulated exchange
 
-    async def following(self, seconds: float = 40) -> None:
+    async def following(self, seconds: float = 2 * PATIENCE) -> None:
         """Wait until the service has subscribed to all six indices."""
         await self.simulator.feed.subscribed([(QUOTE, x.exchange, x.token) for x in INDICES], seconds)
 
@@ -182,19 +185,28 @@ class Live:
 
     async def feed(self) -> Json:
         """The feed's line in `/health`."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while "feed" not in (health := await self.get("/health")):
                 await asyncio.sleep(0.1)  # a busy machine's service may not know of its database for a moment
         return health["feed"]
 
+    async def ticking(self) -> Json:
+        """The feed's line in `/health` while it is live: without a tick for some seconds it is called silent."""
+
+        async def after_a_tick() -> Json:
+            await self.send()
+            return await self.feed()
+
+        return await until(after_a_tick, lambda feed: feed["state"] == "live")
+
     async def counters(self) -> Json:
-        """The feed's counters in the statistics."""
+        """The feed's counters in the statistics, as they were saved last."""
         return (await self.get("statistics"))["feed"]
 
     @asynccontextmanager
     async def listening(self, *symbols: str, channel: str = "ticks", token: str = "") -> AsyncIterator[Listener]:
         """A WebSocket client with a subscription."""
-        async with connect(self.service.ws_url) as socket:
+        async with connect(self.service.ws_url, open_timeout=PATIENCE, ping_timeout=PATIENCE) as socket:
             listener = await subscribed(socket, *symbols, channel=channel, token=token)
             yield listener
             await listener.close()
@@ -230,8 +242,8 @@ async def subscribed(socket: ClientConnection, *symbols: str, channel: str = "ti
     return listener
 
 
-async def until(ask: Callable[[], Any], true: Callable[[Json], object], seconds: float = 40) -> Json:
-    """What `ask` gives, once it is so."""
+async def until(ask: Callable[[], Any], true: Callable[[Json], object], seconds: float = PATIENCE) -> Json:
+    """What `ask` gives, once it is so. To be asked for what stays so: between two looks a machine may stand still."""
     last: Json = None
     try:
         async with asyncio.timeout(seconds):
@@ -246,6 +258,36 @@ async def until(ask: Callable[[], Any], true: Callable[[Json], object], seconds:
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"it did not come to be within {seconds} s; the last: {last}") from None
+
+
+async def agreed(live: Live) -> Any:
+    """The statistics if they say what is stored; None while they do not yet."""
+    counts, statistics = await live.stored_counts(), await live.get("statistics")
+    return statistics if statistics["by_symbol"] == counts else None
+
+
+async def seen_again(live: Live) -> int:
+    """Ticks that are sent now arrive; how many were sent. One that meets a connection's end is lost as in life."""
+    sent: list[dict[str, float]] = []
+    async with live.listening("NIFTY 50") as listener:
+        while not any(listener.heard(NIFTY, tick) for tick in sent):
+            assert len(sent) < 6, "the feed's ticks do not come"
+            sent.append(await live.send(NIFTY))
+            with suppress(AssertionError):
+                await listener.hear(NIFTY, sent[-1], 10)
+    return len(sent)
+
+
+def follower(live: Live) -> int:
+    """The worker that is connected to the exchange's feed."""
+    [pid] = [
+        pid
+        for pid in live.service.worker_pids()
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if getattr(connection.raddr, "port", None) == live.simulator.feed.port
+        and connection.status == psutil.CONN_ESTABLISHED
+    ]
+    return pid
 
 
 def leaks(text: bytes, secrets: Sequence[str]) -> list[str]:

@@ -14,6 +14,8 @@ import pytest_asyncio
 from tests.support.service import ROOT
 from tests.system.live.kit import NIFTY, Live, until
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest_asyncio.fixture(scope="module")
 async def closed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Live, Live]]:
@@ -30,11 +32,12 @@ async def test_ticks_on_a_holiday_are_streamed_and_counted_but_not_stored(closed
     async with live.listening("NIFTY 50") as listener:
         tick = await listener.hear(NIFTY, await live.send(NIFTY))
         tick = await listener.hear(NIFTY, await live.send(NIFTY))
-    counted = await until(live.counters, lambda told: told["received"] == 2 and told["state"] == "live")
+    counted = await until(live.counters, lambda told: told["received"] == 2)
     status = await live.get("market-status")
 
     assert tick["after_hours"] is True
-    assert (counted["after_hours"], counted["stored"], counted["state"]) == (2, 0, "live")
+    assert (counted["after_hours"], counted["stored"]) == (2, 0)
+    assert counted["state"] in {"live", "silent"}  # as it is called some seconds after the last tick
     assert (status["status"], status["is_open"], status["note"]) == ("closed", False, "Holiday")
     assert await live.stored("NIFTY 50") == []
     assert await live.get("candles/NIFTY 50") == []
@@ -46,9 +49,9 @@ async def test_ticks_on_a_holiday_are_streamed_and_counted_but_not_stored(closed
 async def test_the_feed_pauses_while_the_market_is_closed(closed: tuple[Live, Live]):
     _, live = closed
     # Degraded until the list of instruments has come.
-    feed = await until(live.feed, lambda feed: (feed["state"], feed["status"]) == ("paused", "ok"), 30)
+    feed = await until(live.feed, lambda feed: (feed["state"], feed["status"]) == ("paused", "ok"))
     assert (feed["status"], feed["leading"], feed["sign_ins"], feed["connections"]) == ("ok", True, 0, 0)
-    assert (await live.get("/health"))["status"] == "ok"
+    await until(lambda: live.get("/health"), lambda health: health["status"] == "ok")
     assert (await until(live.counters, lambda told: told["state"] == "paused"))["received"] == 0
     assert live.simulator.feed.handshakes == 0
     assert [request.path for request in live.simulator.rest.requests if "auth" in request.path] == []
