@@ -83,7 +83,9 @@ class Scheduler:
         self._send_error: str | None = None
         self._waiting_for_worker = 0
         self._claimed: dict[str, datetime] = {}
-        self._judge_from: datetime | None = None
+        self._away = False
+        """Whether the database did not answer when it was last asked."""
+        self._judge_from = clock.now()
         self._trim_at = clock.now() + TRIM_FIRST
         self._newest: dict[str, JobChanged] = {}
         self._waiters: dict[str, set[asyncio.Event]] = {}
@@ -165,8 +167,11 @@ class Scheduler:
         try:
             for job in tuple(self._jobs.values()):
                 await self._claim_slot(job, now)
-            if self._judge_from is None or now >= self._judge_from:
-                self._judge_from = None
+            if self._away:
+                await self._store.overdue(now)
+                # It answers again. Those who run something could not vouch for it: they get the time for it first.
+                self._away, self._judge_from = False, self._clock.now() + self._lease
+            elif now >= self._judge_from:
                 await self._revive(now)
             if now >= self._trim_at:
                 self._trim_at = now + TRIM_EVERY
@@ -174,8 +179,7 @@ class Scheduler:
                     await self._store.trim(name)
         except (PyMongoError, TimeoutError) as error:
             raise_if_cancelled()
-            # Those who run something could not vouch for it either: they get the time for it first.
-            self._judge_from = now + self._lease
+            self._away = True
             log.warning("the database does not answer about jobs", error=type(error).__name__)
 
     async def _claim_slot(self, job: Job, now: datetime) -> None:
@@ -203,8 +207,10 @@ class Scheduler:
         self._announce(skipped)
 
     async def _revive(self, now: datetime) -> None:
-        waiting = 0
-        for view, seen in await self._store.overdue(now):
+        overdue, waiting = await self._store.overdue(now), 0
+        if self._away:  # another look failed while this one waited for the answer
+            return
+        for view, seen in overdue:
             if view.state is RunState.RUNNING:
                 await self._give_up(view, seen, "The process that ran it died.", again=view.retry_of is None)
             elif now - view.created_at > GIVE_UP:
