@@ -134,13 +134,15 @@ def _follows(row: Row, previous: str | None) -> bool:
 async def verify(db: AsyncDatabase[Row], anchors: Sequence[tuple[int, str]] = ()) -> Report:
     """Verify the whole chain, and that each of `anchors` (number, hash) is in it. Changes nothing."""
     store = ChainStore(db)
-    head, wrong = None, "removed"
+    head, ends, wrong = None, None, "removed"
     try:
         head = await store.head()
+        if head is None and (ends := await store.ends()) is not None:
+            head = await store.head()  # the service may have begun the chain just now
     except DamagedHeadError:
-        wrong = "changed and cannot be read"
+        ends, wrong = await store.ends(), "changed and cannot be read"
     walk = _Walk(store, head, dict(anchors))
-    await (walk.all() if head else walk.headless(wrong))
+    await (walk.all() if head else walk.headless(wrong, ends))
     walk.judge_anchors(anchors)
     return walk.report
 
@@ -169,9 +171,8 @@ class _Walk:
         await self._what_is_left()
         await self._strays()
 
-    async def headless(self, wrong: str) -> None:
+    async def headless(self, wrong: str, ends: tuple[Row, Row] | None) -> None:
         """Without a head there is nothing to hold the entries against but one another."""
-        ends = await self._store.ends()
         if ends is None:
             if wrong != "removed":
                 self.report.add(Fault.HEAD, 0, 0, f"the head was {wrong}, and there are no entries")

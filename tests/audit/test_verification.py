@@ -360,6 +360,31 @@ async def test_two_who_let_entries_expire_at_once(db: Db, trail: ChainedAuditTra
     assert not (await verify(db)).defects
 
 
+def become(mongodb_url: str, db: Db, state: tuple[Row, list[Row]]) -> None:
+    """The head and the entries are these from now on."""
+    client: MongoClient[Row] = MongoClient(mongodb_url, tz_aware=True)
+    with client:
+        client[db.name]["audit_entries"].delete_many({})
+        client[db.name]["audit_entries"].insert_many(state[1])
+        client[db.name]["audit_chain"].replace_one({"_id": "head"}, state[0], upsert=True)
+
+
+async def verified_while(mongodb_url: str, db: Db, after: tuple[Row, list[Row]]) -> Report:
+    """What a verification finds when they become so after it has read the head, and before it reads the entries."""
+    happens = [after]
+    watch = Watch(lambda _: become(mongodb_url, db, happens.pop()) if happens else None)
+    async with AsyncMongoClient[Row](mongodb_url, **OPTIONS, event_listeners=[watch]) as client:
+        return await verify(client[db.name])
+
+
+async def test_a_chain_that_begins_between_two_looks(db: Db, mongodb_url: str, filled: Db) -> None:
+    after = (await head(filled), await entries(filled))
+    for name in ("audit_entries", "audit_chain"):
+        await db[name].delete_many({})
+    report = await verified_while(mongodb_url, db, after)
+    assert (report.defects, report.count) == ([], N)
+
+
 async def test_entries_that_expire_between_two_looks(
     db: Db, mongodb_url: str, trail: ChainedAuditTrail, clock: StandingClock
 ) -> None:
@@ -370,19 +395,9 @@ async def test_entries_that_expire_between_two_looks(
     await trail.record(act())
     after = (await head(db), await entries(db))
 
-    def become(state: tuple[Row, list[Row]]) -> None:
-        client: MongoClient[Row] = MongoClient(mongodb_url, tz_aware=True)
-        with client:
-            client[db.name]["audit_entries"].delete_many({})
-            client[db.name]["audit_entries"].insert_many(state[1])
-            client[db.name]["audit_chain"].replace_one({"_id": "head"}, state[0])
-
-    become(before)
+    become(mongodb_url, db, before)
     assert not (await verify(db)).defects
-    happens = [after]
-    options = OPTIONS | {"event_listeners": [Watch(lambda _: become(happens.pop()) if happens else None)]}
-    async with AsyncMongoClient[Row](mongodb_url, **options) as client:
-        report = await verify(client[db.name])
+    report = await verified_while(mongodb_url, db, after)
     assert (report.defects, report.count) == ([], len(after[1]))
     assert report.head is not None
     assert report.head.number == after[0]["number"]
