@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import binascii
+import math
+import struct
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -16,38 +18,46 @@ from app.core.indicators import CATALOG, WARM_UP
 from app.core.pagination import Page
 from app.signals.analysed import neat
 
-GROUP: Final = "indicators"
+GROUP: Final = "indicator pages"
 CACHE_SECONDS: Final = 300
 MOST: Final = 5_000
 """Candles that there are of a symbol at most: as far back as pages lead."""
 _SOME: Final = 500
+_OBV: Final = "obv"
 _encode: Final = msgspec.json.Encoder().encode
 _INFO: Final = [{"name": one.name, "unit": one.unit, "needs": one.needs, "meaning": one.meaning} for one in CATALOG]
 
 
+_CURSOR: Final = struct.Struct(">qd")
+
+
 class Older(NamedTuple):
-    """Where a page ended: the start of its last candle, in microseconds since the epoch."""
+    """Where a page ended."""
 
     micros: int
+    """The start of its last candle, in microseconds since the epoch."""
+    obv: float
+    """The OBV that it had there: only its course counts, and that goes on over pages; NaN for none."""
 
     def encode(self) -> str:
         """The opaque text that clients send back."""
-        return base64.urlsafe_b64encode(self.micros.to_bytes(8, "big", signed=True)).decode().rstrip("=")
+        return base64.urlsafe_b64encode(_CURSOR.pack(*self)).decode().rstrip("=")
 
     @classmethod
     def decode(cls, text: str) -> "Older":
         """The position behind `text`; raises `InvalidInputError` for anything that `encode` did not make."""
         try:
-            found = cls(int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big", signed=True))
-            if not 0 <= found.micros < _LATEST or found.encode() != text:
+            found = cls(*_CURSOR.unpack(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+            if not 0 <= found.micros < _LATEST or abs(found.obv) > _MOST_OBV or found.encode() != text:
                 raise ValueError("another spelling")
             return found
-        except (binascii.Error, ValueError, OverflowError):
+        except (binascii.Error, struct.error, ValueError):
             problem = FieldError(("query", "cursor"), "This is not a cursor that a list here gave", "cursor_invalid")
             raise InvalidInputError("query.cursor: This is not a cursor that a list here gave.", [problem]) from None
 
 
 _LATEST: Final = 1 << 53
+_MOST_OBV: Final = 1e18
 
 
 class IndicatorReading:
@@ -74,21 +84,36 @@ class IndicatorReading:
         name = f"{key}|{len(series.start)}|{first}|{end}|{series.fetched_at.timestamp()}|{series.stale}|{series.source}"
 
         async def make() -> bytes:
-            return await asyncio.to_thread(_page, series, timeframe, first, end)
+            return await asyncio.to_thread(_page, series, timeframe, first, end, after)
 
-        body = await self._cache.get_or_make(GROUP, name, CACHE_SECONDS, make)
-        return body, Page([], Older(to_micros(series.start[first])) if first else None)
+        kept = await self._cache.get_or_make(GROUP, f"{name}|{after.obv if after else None}", CACHE_SECONDS, make)
+        page = _decode(kept)
+        return page.body, Page([], Older(to_micros(series.start[first]), page.obv) if first else None)
 
 
-def _page(series: CandleSeries, timeframe: Timeframe, first: int, end: int) -> bytes:
+class _Kept(msgspec.Struct, array_like=True, frozen=True):
+    """A page, and the OBV of its last candle."""
+
+    body: bytes
+    obv: float
+
+
+_decode: Final = msgspec.msgpack.Decoder(_Kept).decode
+
+
+def _page(series: CandleSeries, timeframe: Timeframe, first: int, end: int, after: Older | None) -> bytes:
     # numpy and TA-Lib come with the first question, here in the thread.
     from app.core.indicators.compute import compute
     from app.signals.analysis import columns_of
 
-    columns = {name: column.tolist() for name, column in compute(columns_of(series)).items()}
+    values, last = compute(columns_of(series)), len(series.start) - 1
+    if after is not None and end <= last and series.start[end] == from_micros(after.micros):
+        # The page before may have begun to count at another candle: this one goes on from its last value.
+        apart = after.obv - float(values[_OBV][end])
+        values[_OBV] = values[_OBV] + (apart if math.isfinite(apart) else 0.0)
+    columns = {name: column.tolist() for name, column in values.items()}
     rows = [_row(series.start[place], series.close[place], columns, place) for place in range(end - 1, first - 1, -1)]
-    last = len(series.start) - 1
-    return _encode(
+    body = _encode(
         {
             "symbol": series.symbol,
             "timeframe": timeframe.value,
@@ -102,6 +127,7 @@ def _page(series: CandleSeries, timeframe: Timeframe, first: int, end: int) -> b
             "values": rows,
         }
     )
+    return msgspec.msgpack.encode(_Kept(body, columns[_OBV][first] if rows else math.nan))
 
 
 def _row(start: datetime, close: float, columns: dict[str, list[float]], place: int) -> dict[str, Any]:

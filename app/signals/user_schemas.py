@@ -63,8 +63,8 @@ Symbol = Annotated[
 Side = Annotated[SignalType, BeforeValidator(_upper)]
 Option = Annotated[OptionType, BeforeValidator(_upper)]
 StatusIn = Annotated[Status, BeforeValidator(_upper)]
-Quantity = Annotated[int, BeforeValidator(_no_truth), Field(gt=0, le=1_000_000_000)]
-Confidence = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, le=100, description="From 0 to 100.")]
+Quantity = Annotated[int, Field(gt=0, le=1_000_000_000), BeforeValidator(_no_truth)]
+Confidence = Annotated[int, Field(ge=0, le=100, description="From 0 to 100."), BeforeValidator(_no_truth)]
 
 
 def _plain_lines(text: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -212,6 +213,22 @@ async def test_pages_of_indicators_lead_back_to_the_first_candle(desk: Desk):
     assert known == 330 - WARM_UP
     for text in ("x", "AAAA", "_____________w"):
         await desk.ask("GET", f"/api/market/indicators/TCS?cursor={text}", 422)
+
+
+async def test_the_volume_on_balance_goes_on_over_pages(desk: Desk):
+    """The second page is of more candles than the first; its sums begin elsewhere."""
+    rows = desk.prices.rows["TCS.NS", "1D"] = walk(days(900))
+    volumes = [row[5] for row in reversed(rows)]
+    found, path = [], "/api/market/indicators/TCS?limit=300"
+    while path:
+        answer = await desk.answer("GET", path)
+        found += [one["obv"] for one in answer.json()["values"]]
+        assert answer.json()["latest"]["obv"] == found[0]
+        cursor = answer.headers.get("x-next-cursor")
+        path = f"/api/market/indicators/TCS?limit=300&cursor={cursor}" if cursor else ""
+    assert len(found) == 900
+    steps = [abs(newer - older) for newer, older in pairwise(found)]
+    assert all(step in {0, volume} for step, volume in zip(steps, volumes, strict=False))
 
 
 async def test_intraday_indicators_have_the_average_price_of_the_session(desk: Desk):
