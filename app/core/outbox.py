@@ -38,11 +38,17 @@ class Policy:
     kind: str
     audience: Audience
     by_symbol: bool = False
+    capitals: bool = False
+    """Its messages name symbols in capitals: who asks for one may write it in any case."""
+
+    def spelling(self, symbol: str) -> str:
+        """`symbol` as the channel's messages have it."""
+        return symbol.strip().upper() if self.capitals else symbol
 
 
 POLICIES: Final[Mapping[Channel, Policy]] = {
-    Channel.TICKS: Policy("tick", Audience.EVERYBODY, by_symbol=True),
-    Channel.CANDLES: Policy("candle", Audience.MEMBERS, by_symbol=True),
+    Channel.TICKS: Policy("tick", Audience.EVERYBODY, by_symbol=True, capitals=True),
+    Channel.CANDLES: Policy("candle", Audience.MEMBERS, by_symbol=True, capitals=True),
     Channel.ALERTS: Policy("alert", Audience.OWNER),
     Channel.SIGNALS: Policy("signal", Audience.MEMBERS),
     Channel.ORDERS: Policy("order", Audience.OWNER),

@@ -191,7 +191,8 @@ class Market:
             calendar=calendar,
             wanted=self._watchlist.followed,
         )
-        quality = DataQuality(db=db, clock=clock, calendar=calendar, counters=counters)
+        wanted = self._watchlist.followed
+        quality = DataQuality(db=db, clock=clock, calendar=calendar, counters=counters, wanted=wanted)
         feed = FeedTask(
             db=db,
             clock=clock,

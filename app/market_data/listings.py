@@ -19,13 +19,14 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from app.market_data.ports import Instrument
+from app.market_data.ports import DEFAULT_INSTRUMENTS, Instrument
 
 EXCHANGES: Final[Mapping[str, int]] = {"NSE": 1, "BSE": 3, "NFO": 2, "BFO": 4}
 """The exchanges that can be followed, with the provider's numbers; cash segments first, as they are to be found."""
 
 _ORDER: Final = tuple(EXCHANGES)
 _RANK: Final = {exchange: b"%d" % rank for rank, exchange in enumerate(_ORDER)}
+_BUILT_IN: Final = frozenset((instrument.exchange, instrument.token) for instrument in DEFAULT_INSTRUMENTS)
 _CASH: Final = 2
 _RUN: Final = 4096
 """Keys that are sorted in one go: about a millisecond for which nothing else runs."""
@@ -192,7 +193,7 @@ class ListingTable:
     def named(self, text: str, exchange: str | None = None) -> list[Listing]:
         """All that have this symbol; in cash segments also those whose name it is, or whose symbol without series.
 
-        The likeliest first: indices, then shares of NSE, then those of BSE.
+        The likeliest first: the six indices, other indices, then shares of NSE, then those of BSE.
         """
         key = text.encode()
         found = dict.fromkeys(
@@ -202,7 +203,7 @@ class ListingTable:
         listings = [self._listing(at) for at in found]
         return sorted(
             (listing for listing in listings if exchange is None or listing.exchange == exchange),
-            key=lambda listing: _likelihood(listing, text),
+            key=lambda listing: likelihood(listing, text),
         )
 
     def _equal(self, order: "array[int]", key: bytes, field: Callable[[int], bytes]) -> list[int]:
@@ -355,10 +356,14 @@ def _kind(exchange: str, symbol: str, kind: str) -> str:
     return symbol.rpartition("-")[2] if "-" in symbol[-4:] else ""
 
 
-def _likelihood(listing: Listing, text: str) -> tuple[bool, int, bool, int]:
-    """Smallest for what is most likely meant by `text`."""
+def likelihood(listing: Listing, text: str) -> tuple[bool, bool, int, bool, int]:
+    """Smallest for what is most likely meant by `text`; of two that have the same, nothing here tells which is meant.
+
+    The list has junk rows with the names of indices, so the six that are followed by default come before all others.
+    """
     series = {"EQ": 0, "": 2}.get(listing.kind, 1)
-    return not listing.is_index, _ORDER.index(listing.exchange), listing.symbol != text, series
+    built_in = (listing.exchange, listing.token) in _BUILT_IN
+    return not built_in, not listing.is_index, _ORDER.index(listing.exchange), listing.symbol != text, series
 
 
 def _by_worth(found: tuple[int, int, Listing]) -> tuple[int, bool, int, int, str]:

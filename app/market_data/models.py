@@ -149,6 +149,10 @@ class QualityDocument(Document):
     gaps: list[dict[str, Any]] = []
     gap_count: int = 0
     longest_silence_seconds: float = 0.0
+    booked_until: datetime | None = None
+    """When the last silence ended that `gaps` tells of, or that was no gap."""
+    usual_ms: float | None = None
+    """How far apart the symbol's ticks usually were, in milliseconds."""
     duplicates: int = 0
     late: int = 0
     by_quality: dict[str, int] = {}

@@ -7,13 +7,14 @@ as the exchange's list agrees that the token is that index.
 import re
 from typing import Final, NamedTuple
 
-from app.market_data.listings import EXCHANGES, Listing, ListingTable
+from app.market_data.listings import EXCHANGES, Listing, ListingTable, likelihood
 from app.market_data.ports import DEFAULT_INSTRUMENTS, Instrument
 
 _DEFAULTS: Final = {(instrument.exchange, instrument.token): instrument for instrument in DEFAULT_INSTRUMENTS}
 _BY_SYMBOL: Final = {instrument.symbol: instrument for instrument in DEFAULT_INSTRUMENTS}
 _ELSEWHERE: Final = frozenset({"MCX", "CDS", "NCDEX", "NCO"})
 _WITH_EXCHANGE = re.compile(r"([A-Za-z]{2,6})\s*:\s*(.+)").fullmatch
+_NEAR: Final = 5
 _ONLY: Final = "only NSE, BSE, NFO and BFO can be followed"
 
 
@@ -71,7 +72,18 @@ def resolve(reference: Reference, table: ListingTable | None) -> Listing:
         raise UnknownInstrumentError(
             text, f"there is no such instrument{f' on {exchange}' if exchange else ''}{hint}", near
         )
+    alike = [listing for listing in found if likelihood(listing, symbol) == likelihood(found[0], symbol)]
+    if len(alike) > 1:
+        raise _ambiguous(text, alike)
     return found[0]
+
+
+def _ambiguous(text: str, alike: list[Listing]) -> UnknownInstrumentError:
+    """To take one of them could be to follow another instrument than the one that is meant, or a junk row for ever."""
+    names = [f"{listing.place} ({listing.symbol})" for listing in alike[:2]]
+    more = f", like {len(alike) - 2} more" if len(alike) > 2 else ""
+    places = [listing.place for listing in alike[:_NEAR]]
+    return UnknownInstrumentError(text, f"{' and '.join(names)} are equally likely{more}: name one", places)
 
 
 def unlisted_default(reference: Reference) -> Instrument | None:

@@ -3,7 +3,7 @@
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, Protocol
@@ -67,8 +67,11 @@ class SymbolPosition(NamedTuple):
                 raise ValueError("another spelling")
             return position
         except ValueError:
-            problem = FieldError(("query", "cursor"), "This is not a cursor that a list here gave", "cursor_invalid")
-            raise InvalidInputError("query.cursor: This is not a cursor that a list here gave.", [problem]) from None
+            raise _wrong_cursor("This is not a cursor that a list here gave") from None
+
+
+def _wrong_cursor(what: str) -> InvalidInputError:
+    return InvalidInputError(f"query.cursor: {what}.", [FieldError(("query", "cursor"), what, "cursor_invalid")])
 
 
 class SymbolPageRequest(NamedTuple):
@@ -80,7 +83,21 @@ class SymbolPageRequest(NamedTuple):
     def of(self, names: Iterable[str]) -> tuple[list[str], SymbolPosition | None]:
         """The names of this page, and its position if more follow."""
         after = self.after.symbol if self.after else None
-        rest = sorted(name for name in names if after is None or name > after)
+        return self._cut(sorted(name for name in names if after is None or name > after))
+
+    def of_named(self, names: Sequence[str], known: Container[str]) -> tuple[list[str], SymbolPosition | None]:
+        """Of `names`, in the order in which a client gave them, the `known` ones of this page, and its position.
+
+        Raises `InvalidInputError` for the position of a list of other names.
+        """
+        first = 0
+        if self.after is not None:
+            if self.after.symbol not in names:
+                raise _wrong_cursor("This cursor is of a list of other symbols")
+            first = names.index(self.after.symbol) + 1
+        return self._cut([name for name in names[first:] if name in known])
+
+    def _cut(self, rest: list[str]) -> tuple[list[str], SymbolPosition | None]:
         return rest[: self.limit], SymbolPosition(rest[self.limit - 1]) if len(rest) > self.limit else None
 
 
@@ -179,15 +196,17 @@ class MarketReading:
     async def latest(self, symbols: Sequence[str] | None, page: SymbolPageRequest) -> Page[Wire]:
         """The newest tick of each symbol that has one, in the order of symbols, or as they are named.
 
-        Raises `NotFoundError` when none of those named is known.
+        Raises `NotFoundError` when none of those named is known, and `InvalidInputError` for a page after a symbol that
+        is not among them.
         """
         if symbols is not None:
             spellings = list(dict.fromkeys(name for symbol in symbols for name in (symbol, symbol.upper())))
             rows = await self._rows_of(spellings)
-            found = [tick for name in spellings if (tick := self._newest(name, rows.get(name))) is not None]
-            if not found and {instrument.symbol for instrument in self._followed()}.isdisjoint(spellings):
+            ticks = {name: tick for name in spellings if (tick := self._newest(name, rows.get(name))) is not None}
+            if not ticks and {*rows, *(instrument.symbol for instrument in self._followed())}.isdisjoint(spellings):
                 raise await self._unknown(symbols)
-            return Page(found, None)
+            names, position = page.of_named(spellings, ticks)
+            return Page([ticks[name] for name in names], position)
         rows = await self._all_rows()
         names, position = page.of({*rows, *self._stream.symbols()})
         found = [tick for name in names if (tick := self._newest(name, rows.get(name))) is not None]
@@ -196,7 +215,7 @@ class MarketReading:
     def _newest(self, symbol: str, row: Row | None) -> Wire | None:
         """The newest tick: the stored one, or what has streamed by since."""
         streamed = self._stream.newest(symbol)
-        if row is None or (streamed is not None and streamed[0] >= to_ms(row["received_at"])):
+        if row is None or _emptied(row) or (streamed is not None and streamed[0] >= to_ms(row["received_at"])):
             return streamed and streamed[1]
         return self._wire(row["tick"])
 
@@ -246,27 +265,38 @@ class MarketReading:
         return {row["_id"]: row for row in await LatestDocument.get_pymongo_collection().find(query).to_list()}
 
     async def _all_rows(self) -> dict[str, Row]:
-        """The newest rows of all symbols, a moment old: a few thousand at most, and everybody asks for them."""
+        """The newest rows of all symbols that ticks are stored of, a moment old.
+
+        A few thousand at most, and everybody asks for them.
+        """
         async with self._reading:
             now = self._clock.monotonic()
             if self._snapshot_at is None or now - self._snapshot_at >= self._snapshot_seconds:
                 rows = await LatestDocument.get_pymongo_collection().find({}).to_list()
-                self._snapshot = {row["_id"]: row for row in rows}
+                self._snapshot = {row["_id"]: row for row in rows if not _emptied(row)}
                 self._snapshot_at = now
         return self._snapshot
 
     # Data quality
 
-    async def quality(self, symbols: Sequence[str] | None, day: date | None) -> list[SymbolQuality]:
-        """How good the data were on `day` (in India; by default that of the newest session), by symbol."""
-        now = self._clock.now()
+    async def quality(
+        self, symbols: Sequence[str] | None, day: date | None, page: SymbolPageRequest
+    ) -> Page[SymbolQuality]:
+        """How good the data were on `day` (in India; by default that of the newest session), in the order of symbols.
+
+        `symbols` are found in this spelling or in capitals.
+        """
+        now, stored = self._clock.now(), QualityDocument.get_pymongo_collection()
         day = self._newest_session(now) if day is None else day
-        latest = await self._all_rows() if symbols is None else await self._rows_of(symbols)
         query: Row = {"day": day.isoformat()}
         if symbols is not None:
-            query = {"_id": {"$in": [f"{symbol}|{day.isoformat()}" for symbol in symbols]}}
-        rows = await QualityDocument.get_pymongo_collection().find(query).to_list()
-        return [self._quality(row, latest.get(row["symbol"]), now) for row in sorted(rows, key=lambda r: r["symbol"])]
+            spellings = {name for symbol in symbols for name in (symbol, symbol.upper())}
+            query = {"_id": {"$in": [f"{name}|{day.isoformat()}" for name in sorted(spellings)]}}
+        names, position = page.of([row["symbol"] for row in await stored.find(query, {"symbol": 1}).to_list()])
+        rows = await stored.find({"_id": {"$in": [f"{name}|{day.isoformat()}" for name in names]}}).to_list()
+        latest = await self._rows_of(names)
+        found = [self._quality(row, latest.get(row["symbol"]), now) for row in rows]
+        return Page(sorted(found, key=lambda one: one.symbol), position)
 
     def _newest_session(self, now: datetime) -> date:
         day = now.astimezone(IST).date()
@@ -299,6 +329,11 @@ class MarketReading:
 
 
 _COUNTED: Final = ("received", "stored", "duplicate", "rejected", "after_hours", "lost", "spilled", "conflated")
+
+
+def _emptied(row: Row) -> bool:
+    """Whether all ticks of the symbol have been deleted since; the row still says where its candles end."""
+    return row.get("stored") == 0
 
 
 def _conditions(filters: TickFilters) -> Row:

@@ -1,7 +1,9 @@
-"""Deletes old ticks: a little at a time, oldest first, so that nobody waits for it.
+"""Deletes old ticks, and what is known of the quality of their days: a little at a time, oldest first, so that nobody
+waits for it.
 
 What is deleted is taken off what `market_latest` counts. A row there is changed only if nobody else has changed it
-since it was read; the process with the feed, which replaces these rows, does the same (see `latest`).
+since it was read; the process with the feed, which replaces these rows, does the same (see `latest`). The row of a
+symbol of which no tick is left stays, with nothing counted: its candles are found by it. Lists leave it out.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from app.core.clock import Clock
 from app.core.market_calendar import IST, MarketCalendar
-from app.market_data.models import LatestDocument, TickDocument
+from app.market_data.models import LatestDocument, QualityDocument, TickDocument
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +29,8 @@ BUDGET = 240.0
 """Seconds of one run; the next one goes on."""
 MARKS = "market_marks"
 _MARK = "ticks deleted before"
+_FIRST_DAY = "1990-01-01"
+"""There are no ticks of days before."""
 _RATE = 2
 """Ticks a second that a symbol may have, for a first guess."""
 
@@ -67,6 +71,7 @@ class TickRetention:
     ) -> None:
         self._ticks = db[TickDocument.Settings.name]
         self._latest = db[LatestDocument.Settings.name]
+        self._quality = db[QualityDocument.Settings.name]
         self._marks = db[MARKS]
         self._clock = clock
         self._calendar = calendar
@@ -80,10 +85,15 @@ class TickRetention:
             return
         today = self._clock.now().astimezone(IST).replace(hour=0, minute=0, second=0, microsecond=0)
         limit = today - timedelta(days=self._days)
+        until = self._clock.monotonic() + BUDGET
+        await self._expire_ticks(limit, until)
+        await self._expire_quality(limit.date().isoformat(), until)
+
+    async def _expire_ticks(self, limit: datetime, until: float) -> None:
         start, symbols = await self._oldest()
         if start is None or start >= limit:
             return
-        until, deleted = self._clock.monotonic() + BUDGET, 0
+        deleted = 0
         for low, high, crowded in self._stretches(start, limit):
             # Shorter than it should have to be: how crowded it is shows only afterwards.
             width = _clamp(timedelta(seconds=STEP_ROWS / max(1, symbols * _RATE))) / 4 if crowded else high - low
@@ -105,6 +115,16 @@ class TickRetention:
             await self._raise_first(limit)
         if deleted:
             log.info("old ticks are deleted", ticks=deleted)
+
+    async def _expire_quality(self, day: str, until: float) -> None:
+        """Delete what is known of the quality of the days before `day`."""
+        old = {"day": {"$gte": _FIRST_DAY, "$lt": day}}
+        while self._clock.monotonic() < until:
+            rows = await self._quality.find(old, {"_id": 1}).limit(STEP_ROWS).to_list()
+            if not rows:
+                break
+            await self._quality.delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+            await asyncio.sleep(self._pause)
 
     async def _delete(self, low: datetime, end: datetime, gone: dict[str, _Gone]) -> int:
         match = {"received_at": {"$gte": low, "$lt": end}}
@@ -136,10 +156,16 @@ class TickRetention:
                 log.warning("deleted ticks are still counted", symbol=symbol, ticks=less.stored)
 
     async def _raise_first(self, first: datetime) -> None:
-        """Of symbols, too, of which nothing was left to delete."""
+        """Of symbols, too, of which nothing was left to delete; nothing is stored of those that were silent since."""
         for row in await self._latest.find({}, {"tick": 0}).to_list():
+            fields: dict[str, Any] = {}
+            if row["received_at"] < first and row["stored"]:
+                # A run that was killed had deleted them and not counted it.
+                fields = {"stored": 0, "by_quality": {}, "by_source": {}}
             if row["first_at"] < (raised := min(first, row["received_at"])):
-                await self._change(row, {"first_at": raised})
+                fields["first_at"] = raised
+            if fields:
+                await self._change(row, fields)
 
     async def _change(self, row: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
         """Change the row that was read, if nobody has since; says whether."""

@@ -247,11 +247,16 @@ class Conversation:
                         self._hub.unsubscribe(self._outbox, channel)
                 raise
 
-    def _symbols(self, channel: Channel, symbols: list[str] | None) -> list[str] | None:
-        if symbols is None:
+    def _symbols(self, channel: Channel, named: list[str] | None) -> list[str] | None:
+        """The symbols as the channel's messages have them, each once, however the client wrote them."""
+        if named is None:
             return None
-        if not POLICIES[channel].by_symbol:
+        policy = POLICIES[channel]
+        if not policy.by_symbol:
             raise ProtocolError("invalid_message", f"The channel {channel} has no symbols to choose from.")
+        symbols = list(dict.fromkeys(policy.spelling(symbol) for symbol in named))
+        if not all(symbols):
+            raise ProtocolError("invalid_message", "A symbol is more than spaces.")
         lane = self._outbox.lanes.get(channel)
         heard = (lane.symbols if lane else None) or set()
         if len(heard.union(symbols)) > self._limits.max_symbols_total:

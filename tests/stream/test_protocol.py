@@ -48,6 +48,7 @@ BAD: list[tuple[Any, str]] = [
     ({"action": "subscribe", "channel": "ticks", "symbols": []}, "invalid_message"),
     ({"action": "subscribe", "channel": "ticks", "symbols": [1]}, "invalid_message"),
     ({"action": "subscribe", "channel": "ticks", "symbols": [""]}, "invalid_message"),
+    ({"action": "subscribe", "channel": "ticks", "symbols": ["A", "  "]}, "invalid_message"),
     ({"action": "subscribe", "channel": "ticks", "symbols": ["a\u0000"]}, "invalid_message"),
     ({"action": "subscribe", "channel": "ticks", "symbols": ["x" * 65]}, "invalid_message"),
     ({"action": "subscribe", "channel": "ticks", "symbols": [str(n) for n in range(201)]}, "too_many_symbols"),

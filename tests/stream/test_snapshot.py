@@ -20,7 +20,7 @@ def server() -> Iterator[Server]:
 
 async def test_the_newest_of_each_symbol_comes_after_the_acknowledgement(server: Server) -> None:
     async with server.connect() as some, server.connect() as every:
-        answer = await some.subscribe("ticks", symbols=["B", "unknown"])
+        answer = await some.subscribe("ticks", symbols=["b", "unknown"])
         message = await some.receive()
         assert (message["type"], message["data"], message["seq"]) == ("tick", {"price": 2}, answer["seq"])
         await some.nothing_more()

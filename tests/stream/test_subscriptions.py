@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
-from app.core.outbox import Channel
+import pytest
+
+from app.core.outbox import POLICIES, Channel
 from tests.stream.server import Client, Server, parse_time
 
 
@@ -60,6 +62,22 @@ async def test_single_symbols(server: Server) -> None:
         assert (await some.receive())["data"] == 6
 
 
+@pytest.mark.parametrize("channel", [channel for channel, policy in POLICIES.items() if policy.by_symbol])
+async def test_a_symbol_may_be_written_in_any_case(server: Server, channel: Channel) -> None:
+    """Its messages name it in capitals: whoever asked for it in small letters would wait for ever."""
+    async with server.connect_as("ann") as client:
+        answer = await client.subscribe(channel, symbols=["nifty 50", " Nifty 50 ", "NIFTY 50", "banknifty"])
+        assert answer["symbols"] == ["BANKNIFTY", "NIFTY 50"], "what is really followed, each once"
+        assert (await client.subscribe(channel, symbols=["Nifty 50"]))["symbols"] == ["BANKNIFTY", "NIFTY 50"]
+        assert await server.publish(channel, 1, key="NIFTY 50") == 1
+        assert (await client.receive())["data"] == 1
+        answer = await client.ask({"action": "unsubscribe", "channel": channel, "symbols": ["nifty 50"]})
+        assert answer["symbols"] == ["BANKNIFTY"]
+        assert await server.publish(channel, 2, key="NIFTY 50") == 0
+        assert await server.publish(channel, 3, key="BANKNIFTY") == 1
+        assert (await client.receive())["data"] == 3
+
+
 async def test_all_symbols_and_single_ones_together(server: Server) -> None:
     async with server.connect() as client:
         await client.subscribe("ticks", symbols=["A"])
@@ -92,7 +110,9 @@ async def test_unsubscribing_from_what_was_never_subscribed_is_no_error(server: 
 async def test_so_many_symbols_in_all(server: Server) -> None:
     async with server.connect() as client:
         for group in range(10):
-            await client.subscribe("ticks", symbols=[f"{group}-{number}" for number in range(200)])
+            await client.subscribe("ticks", symbols=[f"S{group}-{number}" for number in range(200)])
+        again = await client.subscribe("ticks", symbols=["s0-0", "S9-199", "s9-199 "])
+        assert len(again["symbols"]) == 2000, "another spelling is no other symbol"
         answer = await client.ask({"action": "subscribe", "channel": "ticks", "symbols": ["one more"]})
         assert answer["code"] == "too_many_symbols"
 

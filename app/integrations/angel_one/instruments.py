@@ -5,7 +5,8 @@ the interpreter for more than a few milliseconds. Rows that make no sense are co
 day's file.
 
 The fields are the vendor's (`token`, `symbol`, `name`, `expiry`, `strike`, `lotsize`, `instrumenttype`, `exch_seg`,
-`tick_size`), all of them texts; `strike` and `tick_size` are in paise, and hold -1 or 0 where there is none.
+`tick_size`), all of them texts; `strike` and `tick_size` are in paise. These two and `lotsize` hold -1 or 0 where there
+is none.
 """
 
 import asyncio
@@ -41,6 +42,7 @@ _BATCH: Final = 256 << 10
 _CUTS: Final = 64
 _MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _SPACE: Final = b" \t\r\n"
+_NO_LOT: Final = frozenset({"", "0", "-1"})
 
 
 class MasterRow(msgspec.Struct, frozen=True, gc=False):
@@ -326,7 +328,9 @@ def _made(row: _Row, exchange: str) -> MasterRow | str:
     derivative = kind.startswith(("FUT", "OPT"))
     if derivative and (not expiry or (kind.startswith("OPT") and not strike)):
         return "contract"
-    lot, tick = _text(row.lotsize), _paise(_text(row.tick_size))
+    lot = _lot(_text(row.lotsize)) if row.lotsize is None or isinstance(row.lotsize, str | int) else None
+    if lot is None:
+        return "lot"
     return MasterRow(
         exchange,
         token,
@@ -335,8 +339,8 @@ def _made(row: _Row, exchange: str) -> MasterRow | str:
         kind,
         expiry if derivative else "",
         strike if kind.startswith("OPT") else None,
-        int(lot) if lot.isascii() and lot.isdigit() and 0 < int(lot[:12]) < 10**9 else None,
-        tick or None,
+        lot or None,
+        _paise(_text(row.tick_size)),
     )
 
 
@@ -358,6 +362,17 @@ def _expiry(text: str) -> str:
         return date(int(year), _MONTHS.index(month) + 1, int(day)).isoformat()
     except ValueError:
         return ""
+
+
+@lru_cache(maxsize=4096)
+def _lot(text: str) -> int | None:
+    """How many are traded at a time; 0 where the row says that there is no such number, None where it says nonsense."""
+    whole, _, rest = text.partition(".")
+    if rest.strip("0"):
+        return None
+    if whole in _NO_LOT:
+        return 0
+    return int(whole) if whole.isascii() and whole.isdigit() and len(whole) <= 9 else None
 
 
 @lru_cache(maxsize=16_384)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.core.deps import PublicLimit
 from app.core.errors import FieldError, InvalidInputError
-from app.core.pagination import MAX_LIMIT, PageRequest, page_request
+from app.core.pagination import DEFAULT_LIMIT, MAX_LIMIT, PageRequest, page_request
 from app.core.problem import field_errors, summary
 from app.market_data.reading import SymbolPageRequest, SymbolPosition
 from app.market_data.schemas import MAX_SYMBOLS, Moment, Span, Symbol
@@ -64,6 +64,19 @@ async def _symbol_page(
 
 
 SymbolPageQuery = Annotated[SymbolPageRequest, Depends(_symbol_page)]
+"""Of lists that clients have taken for whole: as many rows as a page can have, if they do not say."""
+
+
+async def _short_symbol_page(
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows of one page.")] = DEFAULT_LIMIT,
+    cursor: Annotated[
+        str | None, Query(max_length=400, description="`X-Next-Cursor` of the page before.", examples=[None])
+    ] = None,
+) -> SymbolPageRequest:
+    return await _symbol_page(limit, cursor)
+
+
+ShortSymbolPageQuery = Annotated[SymbolPageRequest, Depends(_short_symbol_page)]
 
 
 MAX_SYMBOLS_TEXT = 4000

@@ -9,7 +9,14 @@ from app.core.pagination import PAGED
 from app.core.problem import problem_responses
 from app.market_data.market_status import MarketHours
 from app.market_data.reading import MarketReading
-from app.market_data.router.common import PREFIX, PUBLIC, TAGS, SymbolPageQuery, SymbolsQuery
+from app.market_data.router.common import (
+    PREFIX,
+    PUBLIC,
+    TAGS,
+    ShortSymbolPageQuery,
+    SymbolPageQuery,
+    SymbolsQuery,
+)
 from app.market_data.schemas import Day, MarketStatus, Statistics, SymbolInfo, SymbolQuality
 
 router = APIRouter(prefix=PREFIX, tags=TAGS, dependencies=PUBLIC)
@@ -29,14 +36,17 @@ async def statistics(reading: Reading) -> Statistics:
     return await reading.statistics()
 
 
-@router.get("/quality", summary="Data quality of a day", responses=problem_responses())
+@router.get("/quality", summary="Data quality of a day", responses={**PAGED, **problem_responses()})
 async def quality(
+    request: Request,
+    response: Response,
     reading: Reading,
     symbols: SymbolsQuery,
+    page: ShortSymbolPageQuery,
     day: Annotated[Day | None, Query(description="In India; without it the newest session's.")] = None,
 ) -> list[SymbolQuality]:
-    """By symbol: gaps, silence, duplicates dropped, and what was rejected why."""
-    return await reading.quality(symbols, day)
+    """In the order of symbols: gaps, silence, duplicates dropped, and what was rejected why."""
+    return (await reading.quality(symbols, day, page)).announce(request, response)
 
 
 @router.get("/market-status", summary="Is the market open?", responses=problem_responses())

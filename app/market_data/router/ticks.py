@@ -64,7 +64,10 @@ async def _filters(
 async def latest(
     request: Request, response: Response, reading: Reading, symbols: SymbolsQuery, page: SymbolPageQuery
 ) -> Response:
-    """In the order of symbols, or as `symbols` names them. What has no tick yet is left out; 404 if none is known."""
+    """In the order of symbols, or as `symbols` names them; a `cursor` goes with the same `symbols`.
+
+    What has no tick yet is left out; 404 if none is known.
+    """
     found = await reading.latest(symbols, page)
     return json_response(found.announce(request, response), response)
 

@@ -9,7 +9,7 @@ from pymongo import AsyncMongoClient, monitoring
 
 from app.core.market_calendar import IST
 from app.market_data.latest import LatestPrices
-from app.market_data.models import LatestDocument, TickDocument
+from app.market_data.models import LatestDocument, QualityDocument, TickDocument
 from app.market_data.retention import STEP_ROWS, TickRetention
 from app.market_data.rows import encode, from_ms
 from tests.market_data.candle_ticks import SHARE, at, tick
@@ -159,3 +159,40 @@ async def test_who_saves_between_two_deletions_loses_nothing(db: Db):
         pass
     [row] = await db["market_latest"].find({}).to_list()
     assert (row["stored"], row["by_quality"]) == (60, {"good": 60})
+
+
+async def test_of_a_symbol_without_ticks_nothing_is_counted_whatever_was_killed(db: Db):
+    """Its next tick is counted rightly by a process that still has the old counts in its memory."""
+    feed = LatestPrices(db, clock_at("20:00:00"), patience=30)
+    old = tick_rows(tick(at("15:10", WEDNESDAY) + n * 100, 100_00 + n) for n in range(6))
+    for row in old:
+        row["_id"] = ObjectId()
+    feed.note_stored([encode(row) for row in old])
+    assert await feed.save()
+    await db["market_data"].insert_many(old[4:])  # of the others a killed run has not said that they are deleted
+    await retention(db, 1).expire()
+    [row] = await db["market_latest"].find({}).to_list()
+    assert (row["stored"], row["by_quality"], row["by_source"]) == (0, {}, {})
+
+    [new] = tick_rows([tick(at("15:10", FRIDAY), 100_00)])
+    feed.note_stored([encode(new | {"_id": ObjectId()})])
+    for _ in range(2):
+        await feed.save()
+    [row] = await db["market_latest"].find({}).to_list()
+    assert (row["stored"], row["by_quality"], row["by_source"]) == (1, {"good": 1}, {"angel_one": 1})
+
+
+async def test_the_quality_of_days_without_ticks_goes_in_small_steps(mongodb_url: str, db: Db):
+    deletes = Deletes()
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongodb_url, **OPTIONS, event_listeners=[deletes])
+    days = {WEDNESDAY: STEP_ROWS + 3, THURSDAY: 2, FRIDAY: 2}
+    rows = [{"_id": f"{n}|{day}", "symbol": str(n), "day": str(day)} for day, most in days.items() for n in range(most)]
+    await db[QualityDocument.Settings.name].insert_many(rows)
+    await retention(client[db.name], None).expire()
+    assert deletes.counts == []
+    await retention(client[db.name], 1).expire()
+    await client.close()
+
+    assert deletes.counts == [STEP_ROWS, 3]
+    left = await db[QualityDocument.Settings.name].find({}).to_list()
+    assert sorted(row["day"] for row in left) == [str(day) for day in (THURSDAY, THURSDAY, FRIDAY, FRIDAY)]

@@ -77,6 +77,45 @@ def test_what_cannot_be_found(text: str, reason: str, near: str | None):
     assert near is None or near in caught.value.near
 
 
+JUNK = ("NSE", "2", "NIFTY 50", "NIFTY", "AMXIDX")
+
+
+@pytest.mark.parametrize("text", ["NIFTY 50", "nifty 50", "NSE:NIFTY 50", "NIFTY"])
+def test_a_junk_row_takes_the_place_of_no_built_in_index(text: str):
+    """The row before in the list, and the like of the index in all but its token: nothing would ever come of it."""
+    builder = TableBuilder()
+    for row in (JUNK, ("NSE", "99926000", *JUNK[2:]), ("NSE", "999999999", *JUNK[2:])):
+        builder.add(*row)
+    assert resolve(refer(text), builder.build()).place == "NSE:99926000"
+
+
+def test_of_two_that_are_alike_none_is_taken():
+    builder = TableBuilder()
+    builder.add("NSE", "2", "NIFTY REALTY", "NIFTY REALTY", "AMXIDX")
+    builder.add("NSE", "99926999", "NIFTY REALTY", "NIFTY REALTY", "AMXIDX")
+    for token, symbol in (("11", "NHAI-N1"), ("12", "NHAI-N2"), ("13", "NHAI-N3"), ("21", "ABC-BE"), ("22", "ABC-EQ")):
+        builder.add("NSE", token, symbol, symbol.partition("-")[0], "")
+    table = builder.build()
+    for text, reason, near in (
+        (
+            "Nifty Realty",
+            "NSE:2 (NIFTY REALTY) and NSE:99926999 (NIFTY REALTY) are equally likely: name one",
+            ["NSE:2", "NSE:99926999"],
+        ),
+        (
+            "NHAI",
+            "NSE:11 (NHAI-N1) and NSE:12 (NHAI-N2) are equally likely, like 1 more: name one",
+            ["NSE:11", "NSE:12", "NSE:13"],
+        ),
+    ):
+        with pytest.raises(UnknownInstrumentError) as caught:
+            resolve(refer(text), table)
+        assert (caught.value.reason, caught.value.near) == (reason, near)
+        assert [resolve(refer(place), table).place for place in near] == near, "what is offered can be named"
+    assert resolve(refer("NHAI-N2"), table).place == "NSE:12"
+    assert resolve(refer("ABC"), table).place == "NSE:22"
+
+
 def test_without_a_list_the_six_indices_are_known():
     with pytest.raises(UnknownInstrumentError, match="not here yet"):
         resolve(refer("RELIANCE"), None)

@@ -15,7 +15,7 @@ from app.market_data.instrument_schemas import WatchlistIn
 from app.market_data.ports import DEFAULT_INSTRUMENTS, Instrument, Quality, Tick, WatchMode
 from tests.market_data.instruments.kit import Process, caller, until
 from tests.simulators.angel_one import AngelOneSimulator
-from tests.simulators.angel_one.instruments import share
+from tests.simulators.angel_one.instruments import index, share
 from tests.support.clocks import StandingClock
 from tests.support.mongodb import Db
 
@@ -180,6 +180,20 @@ async def test_what_cannot_be_followed_changes_nothing(
     assert process.symbols == DEFAULT
     assert await db["market_watchlist"].find_one({}) is None
     assert process.trail.acts == []
+
+
+async def test_junk_rows_of_the_list_are_not_followed(db: Db, vendor: AngelOneSimulator, clock: StandingClock):
+    twins = [share("31", "BOND-N1"), share("32", "BOND-N2")]
+    junk = [index("2", "Nifty 50", "NIFTY"), index("3", "Nifty 50", "NIFTY") | {"lotsize": "many"}]
+    vendor.instruments.rows = [*junk, *twins, *vendor.instruments.rows]
+    process = await with_list(Process(db, vendor, clock))
+    info = await process.watchlist.replace(caller(), wanted("NIFTY 50"))
+    assert [(item.symbol, item.token, item.doubt) for item in info.symbols] == [("NIFTY 50", "99926000", None)]
+    assert process.master.health()["rejected"] == 1
+    with pytest.raises(InvalidInputError, match=r"NSE:31 \(BOND-N1\) and NSE:32 \(BOND-N2\) are equally") as caught:
+        await process.watchlist.replace(caller(), wanted("BOND"))
+    assert caught.value.extensions["near"] == ["NSE:31", "NSE:32"]
+    assert process.symbols == ["NIFTY 50"]
 
 
 async def test_what_is_unknown_is_told_by_place_and_with_near_names(

@@ -17,7 +17,17 @@ from app.market_data.ports import Timeframe
 from app.market_data.rows import to_ms
 from app.market_data.schemas import Candle, MarketStatus, Statistics
 from tests.market_data.reads.conftest import Queries
-from tests.market_data.reads.kit import FRIDAY_OPEN, SESSION, SUNDAY, Reads, Row, SetClock, candle_row
+from tests.market_data.reads.kit import (
+    FRIDAY_OPEN,
+    SESSION,
+    SUNDAY,
+    Reads,
+    Row,
+    SetClock,
+    candle_row,
+    latest_row,
+    tick_row,
+)
 
 NIFTY = "NIFTY 50"
 CALENDAR = MarketCalendar(SetClock())
@@ -303,6 +313,10 @@ async def test_quality_of_a_day(reads: Reads) -> None:
         assert not found[0]["stale"], "nothing is expected on a Sunday"
         (row,) = await reads.get("/quality", symbols=NIFTY, day="2026-11-19")
         assert (row["symbol"], row["day"], row["duplicates"]) == (NIFTY, "2026-11-19", 4)
+        assert [row["symbol"] for row in await reads.get("/quality", symbols="nifty 50,nobody")] == [NIFTY]
+        pages = await reads.pages("/quality", limit=1)
+        assert [[row["symbol"] for row in page] for page in pages] == [["BANKNIFTY"], [NIFTY]]
+        await reads.refused("/quality", 422, limit="1001")
         reads.clock.moment = FRIDAY_OPEN + SESSION - timedelta(seconds=1)
         fresh = (await reads.get("/quality", symbols=NIFTY))[0]
         assert fresh["silent_seconds"] < 60
@@ -311,6 +325,36 @@ async def test_quality_of_a_day(reads: Reads) -> None:
         await reads.refused("/quality", 422, day="tomorrow")
     finally:
         await reads.db["market_quality"].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+
+
+async def test_the_quality_of_many_comes_in_pages_of_fifty(reads: Reads) -> None:
+    rows = [{"_id": f"S{n:03}|2026-11-18", "symbol": f"S{n:03}", "day": "2026-11-18"} for n in range(120)]
+    await reads.db["market_quality"].insert_many(rows)
+    try:
+        pages = await reads.pages("/quality", day="2026-11-18")
+        assert [len(page) for page in pages] == [50, 50, 20]
+        assert [row["symbol"] for page in pages for row in page] == [row["symbol"] for row in rows]
+    finally:
+        await reads.db["market_quality"].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+
+
+async def test_a_symbol_whose_ticks_are_deleted_is_known_only_by_its_candles(reads: Reads, ticks: list[Row]) -> None:
+    start = FRIDAY_OPEN - timedelta(days=42)
+    gone = latest_row([tick_row("GONE", start)]) | {"stored": 0, "by_quality": {}, "by_source": {}}
+    candle = candle_row("GONE", Timeframe.M1, start, start + timedelta(minutes=1), 100.0)
+    await reads.db["market_latest"].insert_one(gone)
+    await reads.db["candles"].insert_one(candle)
+    try:
+        statistics = Statistics.model_validate(await reads.get("/statistics"))
+        assert "GONE" not in statistics.by_symbol
+        assert statistics.first_tick_at == min(row["received_at"] for row in ticks)
+        assert "GONE" not in {row["symbol"] for row in await reads.get("/symbols")}
+        assert "GONE" not in {row["symbol"] for row in await reads.get("/latest")}
+        assert await reads.get("/latest", symbols="GONE") == await reads.get("/symbol/GONE") == []
+        assert len([row for page in await reads.pages("/candles/GONE") for row in page]) == 1
+    finally:
+        await reads.db["market_latest"].delete_one({"_id": "GONE"})
+        await reads.db["candles"].delete_one({"_id": candle["_id"]})
 
 
 @pytest.mark.parametrize(

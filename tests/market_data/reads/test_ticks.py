@@ -207,6 +207,24 @@ async def test_latest_is_the_newest_of_each(reads: Reads, ticks: list[Row]) -> N
     assert [tick["symbol"] for tick in some] == ["SPARSE", NIFTY]
 
 
+async def test_latest_of_named_symbols_has_pages_too(reads: Reads) -> None:
+    names = "SPARSE,NOBODY,nifty 50,FINNIFTY,BANKNIFTY,NIFTY 50"
+    whole = await reads.get("/latest", symbols=names)
+    assert [tick["symbol"] for tick in whole] == ["SPARSE", NIFTY, "BANKNIFTY"]
+    for limit in (1, 2, 3):
+        pages = await reads.pages("/latest", symbols=names, limit=limit)
+        assert [len(page) for page in pages] == [min(limit, 3 - at) for at in range(0, 3, limit)]
+        assert [tick for page in pages for tick in page] == whole
+
+
+async def test_a_cursor_of_other_symbols_is_refused(reads: Reads) -> None:
+    answer = await reads.client.get(f"{BASE}/latest", params={"symbols": "SPARSE,NIFTY 50", "limit": 1})
+    cursor = answer.headers["X-Next-Cursor"]
+    problem = await reads.refused("/latest", 422, symbols="NIFTY 50,BANKNIFTY", cursor=cursor)
+    assert problem["errors"][0]["loc"] == ["query", "cursor"]
+    assert await reads.get("/latest", symbols="SPARSE", cursor=cursor) == []
+
+
 async def test_latest_knows_what_has_streamed_by_and_is_not_stored_yet(reads: Reads) -> None:
     now = to_ms(SUNDAY)
     reads.stream.ticks([live_tick(NIFTY, now, 24_700.05, after_hours=True), live_tick("FINNIFTY", now, 21_000)])
