@@ -41,6 +41,7 @@ EXPOSED_HEADERS = [
     "Link",
     "Location",
     "ETag",
+    "X-Category-As-Of",
     "Retry-After",
     "WWW-Authenticate",
     "RateLimit-Limit",

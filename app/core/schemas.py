@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 from beanie import PydanticObjectId
 from bson import ObjectId
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from app.core.errors import NotFoundError
@@ -28,7 +38,8 @@ NoControlCharacters = AfterValidator(no_control_characters)
 PlainText = Annotated[str, NoControlCharacters]
 """Text without control characters; give it a `max_length` wherever it is used."""
 
-MAX_AMOUNT = Decimal("1e15")
+MAX_AMOUNT = Decimal(10**15)
+"""Written out, for so it stands in refusals."""
 
 
 def _sane_amount(value: Decimal) -> Decimal:
@@ -53,18 +64,24 @@ def _number_text(value: Any) -> Any:
     return value
 
 
-Amount = Annotated[
-    Decimal,
-    BeforeValidator(_number_text),
-    Field(allow_inf_nan=False, le=MAX_AMOUNT),
-    AfterValidator(_sane_amount),
-    PlainSerializer(_json_number, return_type=int | float, when_used="json"),
-    WithJsonSchema({"type": "number"}, mode="serialization"),
-]
+def _exact(value: Any, number: ValidatorFunctionWrapHandler) -> Decimal:
+    return _sane_amount(number(_number_text(value)))
+
+
+# Bounds of an amount stand next to `Decimal`, before these: around a validator pydantic does not take them for a
+# number's, and then a refusal quotes Python (`Decimal('1E+15')`), and the schema has no `minimum` or `maximum`.
+Exact = WrapValidator(_exact)
+AsNumber = PlainSerializer(_json_number, return_type=int | float, when_used="json")
+ShownAsNumber = WithJsonSchema({"type": "number"}, mode="serialization")
+
+Amount = Annotated[Decimal, Field(allow_inf_nan=False, le=MAX_AMOUNT), Exact, AsNumber, ShownAsNumber]
 """An exact decimal number; a number in JSON (numeric strings are taken too), `Decimal128` in the database."""
 
-PositiveAmount = Annotated[Amount, Field(gt=0)]
+PositiveAmount = Annotated[Decimal, Field(allow_inf_nan=False, gt=0, le=MAX_AMOUNT), Exact, AsNumber, ShownAsNumber]
 """An `Amount` over zero: a price or a quantity."""
+
+AmountFromZero = Annotated[Decimal, Field(allow_inf_nan=False, ge=0, le=MAX_AMOUNT), Exact, AsNumber, ShownAsNumber]
+"""An `Amount` that is not negative: a bound or what something cost."""
 
 
 _SPACE_FOR_PLUS = re.compile(r"(T\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
@@ -89,7 +106,7 @@ def _day_as_written(value: Any) -> Any:
     return value
 
 
-Day = Annotated[date, BeforeValidator(_day_as_written), Field(ge=date(1990, 1, 1), le=date(2200, 12, 31))]
+Day = Annotated[date, Field(ge=date(1990, 1, 1), le=date(2200, 12, 31)), BeforeValidator(_day_as_written)]
 """A day of the calendar, `2026-11-23`."""
 
 Moment = Annotated[datetime, BeforeValidator(_plus_in_query), AfterValidator(_whole_milliseconds_utc)]

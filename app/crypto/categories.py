@@ -10,8 +10,8 @@ from cachetools import LRUCache
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.core.clock import Clock
-from app.crypto.errors import ProviderError
-from app.crypto.ports import Category, CoinListing
+from app.crypto.errors import BudgetUsedError, ProviderError
+from app.crypto.ports import Category, CategoryMembers, CoinListing
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +20,8 @@ KEPT: Final = timedelta(days=1)
 _IN_MEMORY: Final = 100
 _NAMES: Final = "names"
 _Rows = list[list[str]]
+_Kept = tuple[datetime, _Rows]
+"""With when they were asked for."""
 
 
 class CategorySource(Protocol):
@@ -37,7 +39,7 @@ class Categories:
 
     def __init__(self, db: AsyncDatabase[dict[str, Any]], clock: Clock, source: CategorySource) -> None:
         self._stored, self._clock, self._source = db[COLLECTION], clock, source
-        self._memory: LRUCache[str, tuple[datetime, _Rows]] = LRUCache(_IN_MEMORY)
+        self._memory: LRUCache[str, _Kept] = LRUCache(_IN_MEMORY)
         self._turn = asyncio.Lock()
 
     async def names(self) -> list[Category]:
@@ -49,12 +51,14 @@ class Categories:
         async def ask() -> _Rows:
             return [list(category) for category in await self._source.categories()]
 
-        return [Category(slug, name) for slug, name in await self._rows(_NAMES, ask)]
+        _, rows = await self._rows(_NAMES, ask)
+        return [Category(slug, name) for slug, name in rows]
 
-    async def members(self, slug: str) -> list[str] | None:
-        """CoinGecko's ids of the largest coins in a category, the largest first; None if there is no such category.
+    async def members(self, slug: str) -> CategoryMembers | None:
+        """The largest coins in a category; None if there is no such category.
 
-        From at most a day ago, or older if the provider does not answer; raises a `ProviderError` if it never did.
+        From at most a day ago, or older if the provider does not answer or the day's calls for categories are made;
+        raises a `ProviderError` where there are none yet.
         """
         if all(category.slug != slug for category in await self.names()):
             return None
@@ -62,9 +66,10 @@ class Categories:
         async def ask() -> _Rows:
             return [[listing.provider_id] for listing in await self._source.category(slug)]
 
-        return [row[0] for row in await self._rows(f"coins of {slug}", ask)]
+        at, rows = await self._rows(f"coins of {slug}", ask)
+        return CategoryMembers([row[0] for row in rows], at)
 
-    async def _rows(self, name: str, ask: Callable[[], Awaitable[_Rows]]) -> _Rows:
+    async def _rows(self, name: str, ask: Callable[[], Awaitable[_Rows]]) -> _Kept:
         if (fresh := self._fresh(self._memory.get(name))) is not None:
             return fresh
         async with self._turn:  # many at once make one call
@@ -78,12 +83,13 @@ class Categories:
             except ProviderError as error:
                 if kept is None:
                     raise
-                log.warning("categories are old", name=name, error=error.word)
-                return kept[1]
+                if not isinstance(error, BudgetUsedError):  # which is no fault, and holds for many requests
+                    log.warning("categories are old", name=name, error=error.word)
+                return kept
             at = self._clock.now()
             self._memory[name] = at, rows
             await self._stored.replace_one({"_id": name}, {"at": at, "rows": rows}, upsert=True)
-            return rows
+            return at, rows
 
-    def _fresh(self, kept: tuple[datetime, _Rows] | None) -> _Rows | None:
-        return kept[1] if kept is not None and self._clock.now() - kept[0] < KEPT else None
+    def _fresh(self, kept: _Kept | None) -> _Kept | None:
+        return kept if kept is not None and self._clock.now() - kept[0] < KEPT else None

@@ -27,9 +27,10 @@ log = structlog.get_logger(__name__)
 COLLECTION: Final = "crypto_providers"
 _TRIES: Final = 100
 _ADVICE: Final = {
-    "minute": "The plan's calls of this minute are made.",
+    "minute": "The plan's calls of this minute are made, or kept for the periodic syncs.",
     "month": "The plan's calls of this month are made; it goes on with the next month.",
     "kept for the schedule": "What is left of this month's calls is kept for the periodic syncs.",
+    "categories of the day": "The calls for categories of this day are made; it goes on with the next day (UTC).",
 }
 
 

@@ -1,5 +1,9 @@
 """Reading the history of prices: pages of it, newest first, stretches for charts, days for the measures of risk.
 
+A provider's older history is daily. Where the finest points are asked for, each daily point stands in for the slot of
+the finer interval that it is in, if that slot is empty. Which ones do so does not depend on where pages end, so that
+cursors neither skip nor repeat.
+
 What a page costs depends on its length, not on how much is stored: fresh points are read in narrow windows of time, and
 packed ones some buckets at a time.
 """
@@ -27,6 +31,7 @@ from app.crypto.history_slots import (
     Kept,
     Stretch,
     floor,
+    slot_of,
     thinned,
 )
 from app.crypto.ports import PricePoint
@@ -99,7 +104,7 @@ class HistoryReading:
         limit: int,
         after: HistoryPosition | None = None,
     ) -> Page[Placed]:
-        """Points of a coin from `start` to `end`, newest first; without an interval the finest that is kept.
+        """Points of a coin from `start` to `end`, newest first; without an interval the finest that there is.
 
         Raises `PyMongoError`.
         """
@@ -110,9 +115,10 @@ class HistoryReading:
         if after is not None:
             high = min(high, EPOCH + (after.at - 1) * MILLISECOND)
         found: list[Placed] = []
+        filled_until = floor(anchor, DAY) if interval is None else None
         for stretch in Kept.at(anchor, self._retention).stretches(interval, start, high):
-            async for point in self._newest_first(stretch, slug, limit + 1 - len(found)):
-                found.append(Placed(stretch.interval, point))
+            async for placed in self._newest_first(stretch, slug, limit + 1 - len(found), filled_until):
+                found.append(placed)
                 if len(found) > limit:
                     last = found[limit - 1].point.at
                     position = HistoryPosition((last - EPOCH) // MILLISECOND, (anchor - EPOCH) // MILLISECOND)
@@ -126,10 +132,9 @@ class HistoryReading:
         now = self._clock.now()
         high = min(end or now + AHEAD, now + AHEAD)
         stretches = Kept.at(now, self._retention).stretches(interval, start, high)
+        filled_until = floor(now, DAY) if interval is None else None
         found = [
-            Placed(each.interval, point)
-            for each in stretches
-            async for point in self._newest_first(each, slug, _EVERYTHING)
+            placed for each in stretches async for placed in self._newest_first(each, slug, _EVERYTHING, filled_until)
         ]
         return found[::-1]
 
@@ -155,14 +160,35 @@ class HistoryReading:
 
     # Windows
 
-    async def _newest_first(self, stretch: Stretch, slug: str, need: int) -> AsyncIterator[PricePoint]:
+    async def _newest_first(
+        self, stretch: Stretch, slug: str, need: int, filled_until: datetime | None
+    ) -> AsyncIterator[Placed]:
+        """The points of a stretch; daily ones stand in, if they are from before `filled_until`."""
         interval, low, high = stretch
         width = _window(interval, need)
         while low <= high:
             bottom = max(low, floor(high, _unit(interval)) - width)
-            for point in reversed(await self._window(slug, Stretch(interval, bottom, high))):
-                yield point
+            window = Stretch(interval, bottom, high)
+            if filled_until is None or interval is Interval.D1 or bottom >= filled_until:
+                found = [Placed(interval, point) for point in await self._window(slug, window)]
+            else:
+                found = await self._filled_window(slug, window, filled_until)
+            for placed in reversed(found):
+                yield placed
             high, width = bottom - MILLISECOND, width * 4
+
+    async def _filled_window(self, slug: str, stretch: Stretch, until: datetime) -> list[Placed]:
+        """The points of a window, oldest first, with daily ones where there are no others."""
+        interval, low, high = stretch
+        # Whole slots: a window may end within one, whose finer point is beyond it.
+        whole = Stretch(interval, floor(low, interval.length), floor(high, interval.length) + interval.length)
+        finer = await self._window(slug, whole._replace(high=whole.high - MILLISECOND))
+        taken = {slot_of(point.at, interval) for point in finer}
+        # Only packed ones: a day that is not packed has its hours, too, and what is filled in is packed at once.
+        daily = await self._rows.packed(slug, Interval.D1, low, min(high, until - MILLISECOND))
+        found = [Placed(interval, point) for point in finer if low <= point.at <= high]
+        found += [Placed(Interval.D1, point) for point in daily if slot_of(point.at, interval) not in taken]
+        return sorted(found, key=lambda placed: placed.point.at)
 
     async def _window(self, slug: str, stretch: Stretch) -> list[PricePoint]:
         """The points of a window, oldest first."""

@@ -75,7 +75,10 @@ class Kept(NamedTuple):
         return {Interval.M5: self.fine, Interval.H1: self.hourly, Interval.D1: self.daily}[interval]
 
     def stretches(self, interval: Interval | None, low: datetime | None, high: datetime) -> Iterator[Stretch]:
-        """What to read for the time from `low` to `high`, newest first; without an interval the finest there is."""
+        """What to read for the time from `low` to `high`, newest first; without an interval the finest of each age.
+
+        A coarser interval may have points of that age, too, where nothing finer is: see `HistoryReading`.
+        """
         if interval is not None:
             since = self.since(interval)
             yield Stretch(interval, max(low or since, since), high)

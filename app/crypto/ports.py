@@ -85,6 +85,8 @@ class Cost(NamedTuple):
     """Requests."""
     credits: int = 1
     """What the plan counts by the month: requests at CoinGecko, rows too at CoinMarketCap."""
+    category: bool = False
+    """About categories, which anybody may ask for: these calls have a limit of their own a day."""
 
 
 class ListingProvider(Protocol):
@@ -107,6 +109,15 @@ class Category(NamedTuple):
 
     slug: str
     name: str
+
+
+class CategoryMembers(NamedTuple):
+    """The largest coins in a category."""
+
+    ids: list[str]
+    """The provider's, the largest first."""
+    at: datetime
+    """When it was asked."""
 
 
 class CoinArchive(Protocol):

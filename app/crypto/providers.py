@@ -33,7 +33,12 @@ def listing_sources(
     """
     scheduled = SCHEDULED_PER_DAY if settings.crypto_sync_enabled else 0
     gecko = CoinGecko(settings.coingecko_base_url, settings.coingecko_api_key, clock, tls=tls, timeouts=timeouts)
-    plan = Plan(settings.coingecko_calls_per_minute, settings.coingecko_calls_per_month, scheduled)
+    plan = Plan(
+        settings.coingecko_calls_per_minute,
+        settings.coingecko_calls_per_month,
+        scheduled,
+        settings.coingecko_category_calls_per_day,
+    )
     sources = [Source(gecko, Gate(db, clock, Provider.COINGECKO, plan))]
     if settings.coinmarketcap_api_key:
         second = CoinMarketCap(

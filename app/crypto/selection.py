@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import struct
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -117,6 +118,8 @@ class Rendered(NamedTuple):
     body: bytes
     etag: str
     next: ListCursor | None = None
+    category_at: datetime | None = None
+    """Of a category of CoinGecko's: when it was asked which coins are in it."""
 
 
 def render(generation: Generation, selection: Selection, part: Part) -> Rendered:

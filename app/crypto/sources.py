@@ -77,15 +77,15 @@ class ListingSources:
 
         Points are 5 minutes apart for one day, an hour up to 90 days, a day beyond. Raises as `fetch` does.
         """
-        return await self._of_archive(lambda archive: archive.history(provider_id, days))
+        return await self._of_archive(Cost(), lambda archive: archive.history(provider_id, days))
 
     async def categories(self) -> list[Category]:
         """CoinGecko's categories; one call on demand, so ask `Categories`, which remembers. Raises as `fetch` does."""
-        return await self._of_archive(lambda archive: archive.categories())
+        return await self._of_archive(Cost(category=True), lambda archive: archive.categories())
 
     async def category(self, slug: str) -> list[CoinListing]:
         """The largest coins of a category of CoinGecko's; one call on demand. Raises as `fetch` does."""
-        return await self._of_archive(lambda archive: archive.category(slug))
+        return await self._of_archive(Cost(category=True), lambda archive: archive.category(slug))
 
     async def health(self) -> dict[str, Any]:
         """The line for `/health`: budgets, circuits, and what last went wrong. Never raises.
@@ -119,11 +119,11 @@ class ListingSources:
             raise NotConfiguredError(name, "no key", f"Set {_KEYS[name]} to use {TITLES[name]}.")
         return [self._sources[name]]
 
-    async def _of_archive(self, question: Callable[[CoinArchive], Awaitable[_T]]) -> _T:
+    async def _of_archive(self, cost: Cost, question: Callable[[CoinArchive], Awaitable[_T]]) -> _T:
         archive = self._archive
         if archive is None:
             raise NotConfiguredError(Provider.COINGECKO, "off")
-        return await self._ask(self._sources[archive.name], Cost(), lambda: question(archive), on_demand=True)
+        return await self._ask(self._sources[archive.name], cost, lambda: question(archive), on_demand=True)
 
     @staticmethod
     async def _ask(source: Source, cost: Cost, question: Callable[[], Awaitable[_T]], *, on_demand: bool) -> _T:

@@ -8,7 +8,7 @@ from app.core.errors import NotFoundError
 from app.crypto.errors import ProviderError
 from app.crypto.generations import Sort
 from app.crypto.listing import Listings
-from app.crypto.ports import Category
+from app.crypto.ports import Category, CategoryMembers
 from app.crypto.selection import Part, Rendered, Selection
 
 LIVELY: Final = Decimal(1_000_000)
@@ -39,8 +39,8 @@ class VendorCategories(Protocol):
     async def names(self) -> list[Category]:
         """Every one; raises a `ProviderError` where none could be had."""
 
-    async def members(self, slug: str) -> list[str] | None:
-        """CoinGecko's ids of the largest coins in one; None if there is no such category. Raises as `names`."""
+    async def members(self, slug: str) -> CategoryMembers | None:
+        """The largest coins in one; None if there is no such category. Raises as `names`."""
 
 
 class TopLists:
@@ -51,7 +51,11 @@ class TopLists:
         self._vendor = vendor
 
     async def page(self, category: str, window: Window, min_volume: Decimal | None, part: Part) -> Rendered:
-        """Coins of `category`, the first ones first; raises `NotFoundError` with the categories there are."""
+        """Coins of `category`, the first ones first.
+
+        Raises `NotFoundError` with the categories there are, and a `ProviderError` (503) where CoinGecko has the
+        category and cannot be asked for its coins now.
+        """
         name = category.strip().lower()
         if name in OWN:
             return await self._listings.page(_own(name, window, min_volume), part)
@@ -59,13 +63,14 @@ class TopLists:
         if name in told:
             return await self._listings.page(Selection(category=name, min_volume=min_volume), part)
         try:
-            members = await self._vendor.members(name) if self._vendor else None
-            others = [each.slug for each in await self._vendor.names()] if self._vendor and members is None else []
+            others = [each.slug for each in await self._vendor.names()] if self._vendor else []
         except ProviderError as error:
             raise _unknown(category, [*OWN, *told], f" CoinGecko's own cannot be had now: {error.detail}") from error
+        members = await self._vendor.members(name) if self._vendor and name in others else None
         if members is None:
             raise _unknown(category, list(dict.fromkeys([*OWN, *told, *others])))
-        return await self._listings.page(Selection(ids=frozenset(members), min_volume=min_volume), part)
+        page = await self._listings.page(Selection(ids=frozenset(members.ids), min_volume=min_volume), part)
+        return page._replace(category_at=members.at)
 
 
 def _own(name: str, window: Window, min_volume: Decimal | None) -> Selection:

@@ -217,6 +217,25 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]):
     assert not {name for name in document["components"]["schemas"] if name.startswith("HTTPValidation")}
 
 
+def schemas(part: Any) -> Iterator[dict[str, Any]]:
+    """Everything in the document that says of which type it is, or of which types."""
+    if isinstance(part, dict):
+        if isinstance(part.get("type"), str) or "anyOf" in part:
+            yield part
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            yield from schemas(each)
+
+
+def test_bounds_are_those_of_json_schema(document: dict[str, Any]):
+    found = list(schemas(document))
+    assert len(found) > 1000
+    assert not [schema for schema in found if {"ge", "gt", "le", "lt"} & set(schema)]
+    amount = document["components"]["schemas"]["AlertInput"]["properties"]["quantity"]["anyOf"][0]
+    assert amount == {"type": "number", "exclusiveMinimum": 0, "maximum": 10**15}
+
+
 def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     """Every example of a request body: method, path, media type, example."""
     for method, path, operation in operations(document):

@@ -53,7 +53,7 @@ Ticker = Annotated[
     NoControlCharacters,
     AfterValidator(_symbol),
 ]
-Quantity = Annotated[int, BeforeValidator(_no_truth), Field(gt=0, le=MAX_QUANTITY)]
+Quantity = Annotated[int, Field(gt=0, le=MAX_QUANTITY), BeforeValidator(_no_truth)]
 SideIn = Annotated[Side, BeforeValidator(_lower)]
 ExchangeIn = Annotated[Exchange, BeforeValidator(_upper)]
 ProductIn = Annotated[Product, BeforeValidator(_upper)]

@@ -19,12 +19,13 @@ from pydantic import (
 from app.brokerage.portfolio.naming import DERIVATIVES, PRODUCT_OF, Source, TradeStatus, TradeType, is_option
 from app.brokerage.words import BrokerName, Exchange, Product, Side
 from app.core.schemas import (
-    Amount,
+    AsNumber,
+    Exact,
     Moment,
     NoControlCharacters,
-    PositiveAmount,
     RequestModel,
     ResponseModel,
+    ShownAsNumber,
     example,
 )
 
@@ -80,9 +81,10 @@ Ticker = Annotated[
     NoControlCharacters,
     AfterValidator(_ticker),
 ]
-Price = Annotated[PositiveAmount, Field(le=MAX_PRICE), AfterValidator(_decimals)]
-Fee = Annotated[Amount, Field(ge=0, le=MAX_PRICE), AfterValidator(_decimals)]
-Quantity = Annotated[int, BeforeValidator(_no_truth), Field(gt=0, le=MAX_QUANTITY)]
+_INPUT = AfterValidator(_decimals)
+Price = Annotated[Decimal, Field(allow_inf_nan=False, gt=0, le=MAX_PRICE), Exact, AsNumber, ShownAsNumber, _INPUT]
+Fee = Annotated[Decimal, Field(allow_inf_nan=False, ge=0, le=MAX_PRICE), Exact, AsNumber, ShownAsNumber, _INPUT]
+Quantity = Annotated[int, Field(gt=0, le=MAX_QUANTITY), BeforeValidator(_no_truth)]
 OrderId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), NoControlCharacters]
 TypeIn = Annotated[TradeType, BeforeValidator(_lower)]
 SideIn = Annotated[Side, BeforeValidator(_lower)]
@@ -176,7 +178,7 @@ class Trade(ResponseModel):
     mtf_charge: Money
     charges: Money = Field(description="Its part of the day's contract note, brokerage included.")
     net_pnl: Money = Field(description="`realised_pnl` less `charges` and `mtf_charge`.")
-    note: str | None = Field(None, description="What it is, where nobody traded it: the settlement of a contract.")
+    note: str | None = Field(None, description="What there is to say of it: that it settles a contract, or sold what was bought elsewhere.")
     order_executed_at: datetime
     created_at: datetime
     updated_at: datetime

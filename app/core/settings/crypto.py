@@ -13,6 +13,7 @@ class CryptoSettings(BaseSettings):
     coingecko_base_url: str = "https://api.coingecko.com/api/v3"
     coingecko_calls_per_minute: int = Field(30, ge=1)
     coingecko_calls_per_month: int = Field(10_000, ge=1)
+    coingecko_category_calls_per_day: int = Field(20, ge=0)
     coinmarketcap_api_key: SecretStr | None = None
     coinmarketcap_base_url: str = "https://pro-api.coinmarketcap.com"
     coinmarketcap_calls_per_minute: int = Field(30, ge=1)

@@ -25,6 +25,12 @@ VALIDATED: dict[str, Any] = {
     "Cache-Control": {"description": f"`{REVALIDATE}`.", "schema": {"type": "string"}},
 }
 """Headers of answers that can be asked for conditionally."""
+AS_OF: dict[str, Any] = {
+    "X-Category-As-Of": {
+        "description": "Of a category of CoinGecko's: when it was asked which coins are in it. Usually today.",
+        "schema": {"type": "string", "format": "date-time"},
+    },
+}
 LISTED: dict[int | str, dict[str, Any]] = {
     200: {"headers": {**PAGED[200]["headers"], **VALIDATED}},
     304: {"description": "What `If-None-Match` names is still the answer."},
@@ -40,6 +46,8 @@ def has_already(if_none_match: str, etag: str) -> bool:
 def headers_of(rendered: Rendered, path: str, query: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What goes with the answer to `query` at `path`, changed or not."""
     headers = {"ETag": rendered.etag, "Cache-Control": REVALIDATE}
+    if rendered.category_at:
+        headers["X-Category-As-Of"] = f"{rendered.category_at:%Y-%m-%dT%H:%M:%SZ}"
     if rendered.next:
         cursor = rendered.next.encode()
         # The cursor says where to go on, and would be refused beside an offset.

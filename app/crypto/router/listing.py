@@ -12,6 +12,7 @@ from app.core.settings import Settings
 from app.crypto.listing import Listings
 from app.crypto.requested_sync import RequestedSync
 from app.crypto.router.common import (
+    AS_OF,
     LISTED,
     TAGS,
     VALIDATED,
@@ -91,7 +92,11 @@ async def sync(
     summary="Top cryptocurrencies",
     response_class=Response,
     dependencies=[PublicLimit],
-    responses={200: {"model": list[CoinRow], **LISTED[200]}, 304: LISTED[304], **problem_responses(404)},
+    responses={
+        200: {"model": list[CoinRow], "headers": {**LISTED[200]["headers"], **AS_OF}},
+        304: LISTED[304],
+        **problem_responses(404),
+    },
 )
 async def top(
     request: Request,
@@ -111,7 +116,11 @@ async def top(
     ] = Window.DAY,
     min_volume: VolumeQuery = None,
 ) -> Response:
-    """Gainers rose and losers fell; coins whose change is not known are neither."""
+    """Gainers rose and losers fell; coins whose change is not known are neither.
+
+    Which coins are in a category of CoinGecko's is asked once a day, by `COINGECKO_CATEGORY_CALLS_PER_DAY` calls in
+    all. Beyond that the answer is an older one (see `X-Category-As-Of`); where there is none: 503, and `Retry-After`.
+    """
     return answer(request, await lists.page(category, window, min_volume, part))
 
 

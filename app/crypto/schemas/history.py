@@ -12,7 +12,7 @@ from app.crypto.schemas.listing import Exact
 
 
 class AskedInterval(StrEnum):
-    """How far apart points are; `auto` is the finest that is kept of each time."""
+    """How far apart points are; `auto` is the finest that there is of each time."""
 
     M5 = "5m"
     H1 = "1h"
@@ -73,7 +73,9 @@ class HistoryPoint(ResponseModel):
     symbol: str
     slug: str
     at: datetime = Field(description="When the sync was made whose point this is: the first one of its slot of time.")
-    interval: Interval = Field(description="Of the slot: with `auto` it grows with age.")
+    interval: Interval = Field(
+        description="Of the slot. With `auto` it grows with age, and a day that was filled in later has `1d`."
+    )
     price: Exact
     market_cap: Exact | None
     volume_24h: Exact | None = Field(description="Traded in the 24 hours before.")

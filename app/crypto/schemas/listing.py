@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from app.core.schemas import Amount, NoControlCharacters, ResponseModel, example
+from app.core.schemas import AmountFromZero, NoControlCharacters, ResponseModel, example
 from app.crypto.generations import Sort
 from app.crypto.ports import Provider
 from app.crypto.top import Window
@@ -31,7 +31,7 @@ class Direction(StrEnum):
 Symbol = Annotated[str, _TRIMMED, NoControlCharacters]
 Slug = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoControlCharacters]
 Prefix = Annotated[str, _TRIMMED, NoControlCharacters]
-Bound = Annotated[Amount, Field(ge=0)]
+Bound = AmountFromZero
 SortIn = Annotated[Sort, BeforeValidator(_lower)]
 DirectionIn = Annotated[Direction, BeforeValidator(_lower)]
 WindowIn = Annotated[Window, BeforeValidator(_lower)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from app.core.schemas import Amount, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel, example
+from app.core.schemas import AmountFromZero, NoControlCharacters, PositiveAmount, RequestModel, ResponseModel, example
 from app.crypto.ports import Provider
 from app.crypto.schemas.listing import Exact, NamedCoin, Slug, Symbol
 
@@ -13,7 +13,7 @@ MAX_LISTED = 100
 """Coins of one watchlist."""
 Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoControlCharacters]
 ListName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), NoControlCharacters]
-Cost = Annotated[Amount, Field(ge=0, description="What all of it cost, in US dollars.")]
+Cost = Annotated[AmountFromZero, Field(description="What all of it cost, in US dollars.")]
 Quantity = Annotated[PositiveAmount, Field(description="How much of the coin, exactly; at most 18 decimals.")]
 
 

@@ -113,6 +113,37 @@ async def test_calls_on_demand_leave_the_schedule_what_it_needs(gates: Gates):
     await gate.enter(Cost(1, 110), spare=True)
 
 
+async def test_calls_on_demand_leave_two_of_each_minute_to_the_schedule(gates: Gates):
+    gate = gates.gate(per_minute=5, per_month=100_000, scheduled=288)
+    for _ in range(3):
+        await gates.call(gate, spare=True)
+        gates.clock.move(seconds=1)
+    error = await gates.refused(gate, spare=True)
+    assert (error.code, error.retry_after) == ("minute", 58)
+    await gates.call(gate)
+    await gates.call(gate)
+    assert (await gates.refused(gate)).code == "minute"
+    # Of a plan that has fewer, what it takes to ask at all is left; without a schedule everything.
+    gates.clock.move(minutes=2)
+    await gates.call(gates.gate(per_minute=1, per_month=100_000, scheduled=288), spare=True)
+    gates.clock.move(minutes=2)
+    for _ in range(5):
+        await gates.call(gates.gate(per_minute=5, per_month=100_000), spare=True)
+
+
+async def test_a_clock_that_goes_back_over_midnight_does_not_give_the_days_categories_again(gates: Gates):
+    gates.clock.moment = datetime(2026, 11, 11, 0, 0, 1, tzinfo=UTC)
+    gate = Gate(gates.db, gates.clock, GECKO, Plan(30, 1000, category_calls_per_day=1))
+    await gate.enter(Cost(category=True))
+    gates.clock.move(seconds=-2)
+    assert (await gates.refused(gate, Cost(category=True))).code == "categories of the day"
+    await gate.enter(Cost())
+    gates.clock.move(days=1)
+    assert (await gates.refused(gate, Cost(category=True))).retry_after == 1
+    gates.clock.move(seconds=1)
+    await gate.enter(Cost(category=True))
+
+
 async def test_a_small_plan_is_shared_by_the_schedule_and_people(gates: Gates):
     gate = gates.gate(per_month=300, scheduled=288)
     await gate.enter(Cost(1, 100), spare=True)

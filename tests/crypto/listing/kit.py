@@ -27,11 +27,11 @@ from app.core.rate_limit import RateLimiter
 from app.core.scheduler import RunState, RunView, StartedRun
 from app.core.security import Authenticator, Principal, Role
 from app.core.settings import Settings
-from app.crypto.errors import UnreachableError
+from app.crypto.errors import BudgetUsedError, UnreachableError
 from app.crypto.generations import GenerationStore
 from app.crypto.lane import ListingLane
 from app.crypto.listing import Listings
-from app.crypto.ports import Category, CoinListing, Fetched, Provider
+from app.crypto.ports import Category, CategoryMembers, CoinListing, Fetched, Provider
 from app.crypto.register import CoinRegister
 from app.crypto.requested_sync import RequestedSync
 from app.crypto.router.listing import router
@@ -148,12 +148,17 @@ class VendorsOwn:
 
     def __init__(self) -> None:
         self.coins = {}
+        self.used_up: set[str] = set()
+        """Categories that nobody asked for before the calls of the day were made."""
 
     async def names(self) -> list[Category]:
         return [Category(slug, slug.title()) for slug in self._known()]
 
-    async def members(self, slug: str) -> list[str] | None:
-        return self._known().get(slug)
+    async def members(self, slug: str) -> CategoryMembers | None:
+        if slug in self.used_up:
+            raise BudgetUsedError(Provider.COINGECKO, "categories of the day", retry_after=7200)
+        ids = self._known().get(slug)
+        return None if ids is None else CategoryMembers(ids, NOON)
 
     def _known(self) -> dict[str, list[str]]:
         if self.coins is None:

@@ -160,6 +160,14 @@ async def test_pages_are_of_one_sync_while_others_go_on(room: Room):
     assert await room.slugs(sort_by="price", limit=1000) != whole
 
 
+@pytest.mark.parametrize(("path", "name"), [("/", "min_price"), ("/", "min_market_cap"), ("/top/volume", "min_volume")])
+async def test_bounds_are_told_in_plain_words(shelf: Room, path: str, name: str):
+    for value, why in (("1e400", "less than or equal to 1000000000000000"), ("-1", "greater than or equal to 0")):
+        answer = await shelf.client.get(BASE + path, params={name: value})
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == f"query.{name}: Input should be {why}"
+
+
 async def test_a_cursor_goes_on_with_its_own_list_only(listed: Room):
     answer = await listed.client.get(BASE + "/", params={"limit": 2, "q": "b"})
     assert "X-Next-Cursor" not in answer.headers, "both are on the page"

@@ -1,7 +1,7 @@
 """Top lists, syncs on request, and what others get of them: points and prices."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -76,6 +76,11 @@ async def test_categories_are_those_of_the_providers_and_outlive_a_sync_of_the_o
 async def test_categories_that_rows_do_not_name_are_asked_for(room: Room):
     await room.synced(COINS)
     room.vendor.coins = {"stable": ["usd-coin", "tether", "not-listed"], "empty": []}
+    told = await room.client.get(BASE + "/top/stable")
+    assert datetime.fromisoformat(told.headers["X-Category-As-Of"]) == NOON
+    again = await room.client.get(BASE + "/top/stable", headers={"If-None-Match": told.headers["ETag"]})
+    assert (again.status_code, again.headers["X-Category-As-Of"]) == (304, told.headers["X-Category-As-Of"])
+    assert "X-Category-As-Of" not in (await room.client.get(BASE + "/top/volume")).headers
 
     assert await room.slugs("/top/Stable") == ["tether", "usd-coin"]
     assert await room.slugs("/top/stable", min_volume="1e10") == ["tether"]
@@ -85,6 +90,9 @@ async def test_categories_that_rows_do_not_name_are_asked_for(room: Room):
     assert [row["slug"] for row in following.json()] == ["usd-coin"]
     unknown = await room.client.get(BASE + "/top/nonsense")
     assert unknown.json()["categories"][-2:] == ["stable", "empty"]
+    room.vendor.used_up = {"empty"}
+    later = await room.client.get(BASE + "/top/empty")
+    assert (later.status_code, later.headers["Retry-After"]) == (503, "7200"), "there is such a category"
     room.vendor.coins = None
     doubtful = await room.client.get(BASE + "/top/nonsense")
     assert (doubtful.status_code, doubtful.json()["categories"]) == (404, ["gainers", "losers", "volume", "market_cap"])

@@ -119,6 +119,22 @@ async def test_the_chart_of_a_coin(desk: Desk) -> None:
     await desk.get(f"{COINS}/NOPE/chart", status=404)
 
 
+async def test_the_chart_of_a_coin_that_was_filled_in(desk: Desk) -> None:
+    desk.listing.put(price_of("bitcoin", "BTC", "67187.34"))
+    given = daily(walk(365, 1))
+    await desk.history.fill("bitcoin", given)
+    for number in range(2):
+        await desk.history.append(NOON - number * timedelta(minutes=5), [("bitcoin", listing_of("100"))])
+    figure = checked((await desk.client.get(f"{COINS}/BTC/chart")).json())
+    month = [float(one.price) for one in given if one.at >= NOON - timedelta(days=31)]
+    assert len(month) == 30
+    assert figure["data"][0]["y"] == [*month, 100, 100], "one line without a gap"
+    span = {"start": (NOON - timedelta(days=100)).isoformat(), "interval": "auto"}
+    hundred = checked((await desk.client.get(f"{COINS}/BTC/chart", params=span)).json())
+    assert hundred["layout"]["meta"]["points"] == 99 + 2
+    assert None not in hundred["data"][0]["y"]
+
+
 async def test_the_charts_of_a_portfolio(desk: Desk) -> None:
     for slug, days in (("bitcoin", 100), ("ethereum", 60), ("new", 3)):
         desk.listing.put(price_of(slug, slug[:3].upper(), "10"))

@@ -202,6 +202,73 @@ async def test_older_history_is_filled_in_without_touching_what_is_known(desk: D
     assert await desk.history.fill("bitcoin", given) == 0
 
 
+# Filled in
+
+
+async def test_a_filled_in_coin_has_no_hole_at_any_age(desk: Desk) -> None:
+    """A service that began at noon, whose coin was filled in then, over the five weeks that follow."""
+    given = daily([float(n + 1) for n in range(365)])
+    await desk.history.fill("bitcoin", given)
+    own = syncs(NOON, NOON + HOUR, FIVE, 6)
+    await write(desk, "bitcoin", own)
+    years = [one.at for one in given]
+    for later in (timedelta(minutes=50), timedelta(hours=12, minutes=40), DAY, 2 * DAY, 20 * DAY, 31 * DAY, 33 * DAY):
+        desk.clock.moment = NOON + later
+        await desk.history.expire()
+        found = await desk.fresh_reading(2 * 365).points("bitcoin", None, None)
+        assert [one.point.at for one in found if one.point.at < MIDNIGHT] == years
+        assert {one.interval for one in found if one.point.at < MIDNIGHT} == {Interval.D1}
+        assert any(one.point.at > NOON for one in found), "and our own"
+        for start in (0, 1, 15, 30, 45):
+            low, high = MIDNIGHT - (start + 10) * DAY, MIDNIGHT - start * DAY - HOUR
+            within = await desk.fresh_reading(2 * 365).page("bitcoin", None, low, high, 100)
+            assert len(within.rows) == 10
+    assert [one.point.at for one in await desk.fresh_reading().points("bitcoin", None, None, Interval.H1)] == []
+
+
+async def test_our_own_points_come_before_those_that_were_filled_in(desk: Desk) -> None:
+    second = timedelta(seconds=1)
+    own = [point(MIDNIGHT - DAY + 4 * second, 7), point(MIDNIGHT - 2 * DAY + HOUR, 8), point(NOON - DAY + HOUR, 9)]
+    await write(desk, "bitcoin", own)
+    given = daily([1.0, 2.0, 3.0])
+    await desk.history.fill("bitcoin", given)
+    # Of the same hour ours; beside those of other hours the one that was filled in.
+    expected = {given[0].at, given[1].at, *(one.at for one in own)}
+    for _ in range(2):
+        assert set(await read(desk, None)) == expected
+        await desk.history.expire()
+    # A page may end within the hour, and does not show what the whole list does not.
+    between = own[0].at - second
+    assert [one.point.at for one in (await desk.reading.page("bitcoin", None, None, between, 10)).rows] == [
+        own[1].at,
+        given[1].at,
+        given[0].at,
+    ]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 40])
+async def test_pages_over_the_seam_neither_skip_nor_repeat_while_syncs_go_on(desk: Desk, limit: int) -> None:
+    desk.listing.put(BTC)
+    await desk.history.fill("bitcoin", daily([float(n + 1) for n in range(60)]))
+    # Syncs since three days ago, with a day between on which there was none.
+    await write(desk, "bitcoin", syncs(MIDNIGHT - 3 * DAY + HOUR, MIDNIGHT - 2 * DAY, HOUR, 7))
+    await write(desk, "bitcoin", syncs(NOON - 2 * HOUR, NOON, FIVE, 8))
+    whole = await desk.get(f"{COINS}/BTC/history", limit=1000)
+    assert {row["interval"] for row in whole} == {"5m", "1h", "1d"}
+    assert len({row["at"][:10] for row in whole}) == 61
+    found: list[dict[str, str]] = []
+    cursor: dict[str, str] = {}
+    for number in range(len(whole)):
+        answer = await desk.client.get(f"{COINS}/BTC/history", params={"limit": limit, **cursor})
+        found += [{name: row[name] for name in ("at", "interval")} for row in answer.json()]
+        desk.clock.moment += timedelta(seconds=20)
+        await desk.history.append(desk.clock.moment, [("bitcoin", listing_of(str(number + 1)))])
+        if (after := answer.headers.get("X-Next-Cursor")) is None:
+            break
+        cursor = {"cursor": after}
+    assert found == [{name: row[name] for name in ("at", "interval")} for row in whole]
+
+
 # Over HTTP
 
 
