@@ -65,7 +65,9 @@ async def trader(desk: ServiceProcess, kite: KiteSimulator) -> AsyncIterator[Per
             f"{BASE}/activate-brokerage", json={"brokerage": "zerodha"} | kite.credentials()
         )
         assert answer.status_code == 201, answer.text
-        assert (answer.json()["active"], answer.json()["session"]["state"]) == (True, "valid")
+        # Kite's sessions end at six in the morning in India; in the hour before, it is about to.
+        assert answer.json()["active"]
+        assert answer.json()["session"]["state"] in {"valid", "expiring"}
         yield person
 
 

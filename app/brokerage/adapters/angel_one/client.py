@@ -210,7 +210,9 @@ class AngelOneBroker:
                 f"The list of instruments of Angel One cannot be read right now: {error.word}. Try again soon."
             ) from None
         found = reader.listings
-        if fetched is None or len(found) <= sum(fetched.rejected.values()) + reader.rejected:
+        # Sound rows are also those that nobody trades here: indices.
+        junk = reader.rejected + sum(fetched.rejected.values() if fetched else ())
+        if fetched is None or not found or fetched.rows - reader.rejected <= junk:
             self._http.unclear(changes=False, because="its list of instruments is mostly junk")
         return found
 
