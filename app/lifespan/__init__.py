@@ -93,7 +93,7 @@ async def composed(registry: Registry, *, guest: bool = False) -> AsyncIterator[
         jobs = job_runs(registry, settings, ground, hub)
         market = Market(registry, settings, ground, hub, people.audit)
         await market.load()
-        orders = order_reading(registry, ground)
+        orders = order_reading(registry, ground, market.calendar)
         features(
             registry,
             settings,

@@ -28,6 +28,7 @@ from app.core.deps import Registry
 from app.core.events import BrokerAccountChanged, OrderChanged
 from app.core.hub import Hub
 from app.core.lease_holder import LeaseHolder
+from app.core.market_calendar import MarketCalendar
 from app.core.outbox import Channel
 from app.core.scheduler import Job, Scheduler, without_run
 from app.core.settings import Settings
@@ -47,10 +48,10 @@ class _Change(msgspec.Struct):
 _CHANGE: Final = msgspec.json.Decoder(type=_Change)
 
 
-def order_reading(registry: Registry, ground: Ground) -> OrderReading:
+def order_reading(registry: Registry, ground: Ground, calendar: MarketCalendar) -> OrderReading:
     """What others need to know of orders; before everything else that there is of them."""
     ledger = Ledger(bus=ground.bus, clock=ground.clock, sequence=Numbers(ground.clock))
-    return registry.provide(OrderReading, OrderReading(ledger, ground.clock))
+    return registry.provide(OrderReading, OrderReading(ledger, ground.clock, calendar))
 
 
 class Orders:

@@ -18,10 +18,12 @@ SENDING, ACCEPTED, UNKNOWN = "SENDING", "ACCEPTED", "UNKNOWN"
 _TERMS: Final = ("quantity", "price_type", "price", "trigger_price", "validity")
 
 
-def new_act(kind: str, row: Mapping[str, Any], now: datetime, change: OrderChange | None = None) -> dict[str, Any]:
-    """An act that is about to be sent."""
+def new_act(
+    kind: str, row: Mapping[str, Any], now: datetime, change: OrderChange | None = None, *, id_: ObjectId | None = None
+) -> dict[str, Any]:
+    """An act that is about to be sent; `id_`: by which whoever sends it knows it."""
     return {
-        "id": ObjectId(),
+        "id": id_ or ObjectId(),
         "kind": kind,
         "state": SENDING,
         "at": now,

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from beanie import PydanticObjectId
+from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from app.brokerage.errors import (
@@ -51,6 +52,8 @@ from app.core.security import Principal
 log = structlog.get_logger(__name__)
 
 _Call = Callable[[Broker, BrokerAccount, BrokerSession, Row], Awaitable[None]]
+_Begin = Callable[[Row, ObjectId], Changes]
+"""What begins an act with this id; nothing where there is nothing to do."""
 
 
 class Changing:
@@ -97,14 +100,14 @@ class Changing:
         opened = await self._news.opened(row["account_id"])
         await self._budget.enter(row["account_id"], broker.capabilities, lambda: _is_exit(row))
 
-        def begin(present: Row) -> Changes:
+        def begin(present: Row, ours: ObjectId) -> Changes:
             _check_open(present)
             _check_free(present)
             if amended(present, given) != change:  # what was left out would be sent as it was before
                 raise ConflictError("This order has just changed at the broker; look at it, and send the change again.")
             now = self._ledger.clock.now()
             note = f"Change asked for: {acts.summary(wanted, acts.terms_of(present))}."
-            act = acts.new_act(acts.MODIFY, present, now, change)
+            act = acts.new_act(acts.MODIFY, present, now, change, id_=ours)
             return {"act": act, **transition(present, OrderState(present["state"]), now, "client", note)}
 
         async def call(broker: Broker, account: BrokerAccount, session: BrokerSession, present: Row) -> None:
@@ -120,19 +123,19 @@ class Changing:
         that has ended otherwise, or of which nobody knows whether the broker has it; and the errors of brokers.
         """
         row = await self._ledger.mine(caller.user_id, order_id)
-        if row["state"] in {OrderState.CANCELLED, OrderState.NOT_SENT} or _is_being_cancelled(row):
+        if _is_cancelled(row):
             return order_json(row)
         _check_open(row)
         opened = await self._news.opened(row["account_id"])
         await self._budget.enter(row["account_id"], opened[0].capabilities)
 
-        def begin(present: Row) -> Changes:
-            if _is_being_cancelled(present):
+        def begin(present: Row, ours: ObjectId) -> Changes:
+            if _is_cancelled(present):
                 return {}
             _check_open(present)
             now = self._ledger.clock.now()
             note = "Cancellation asked for."
-            act = acts.new_act(acts.CANCEL, present, now)
+            act = acts.new_act(acts.CANCEL, present, now, id_=ours)
             return {"act": act, **transition(present, OrderState(present["state"]), now, "client", note)}
 
         async def call(broker: Broker, account: BrokerAccount, session: BrokerSession, present: Row) -> None:
@@ -164,15 +167,16 @@ class Changing:
         action: str,
         details: dict[str, Any],
         opened: tuple[Broker, BrokerAccount, BrokerSession],
-        begin: Callable[[Row], Changes],
+        begin: _Begin,
         call: _Call,
     ) -> Row:
         clock = self._ledger.clock
         began = clock.monotonic()
-        before = row["act"] and row["act"]["id"]
-        row = await self._ledger.change(row, begin)
-        if row["act"] is None or row["act"]["id"] == before or row["act"]["state"] != acts.SENDING:
-            return row  # somebody else is at it
+        ours = ObjectId()
+        # Whoever stored an act sends it, and nobody else: what a request finds in the row is another one's.
+        row = await self._ledger.change(row, lambda present: {} if _has(present, ours) else begin(present, ours))
+        if not _has(row, ours):
+            return row
         details = {"broker": row["broker"], "symbol": row["stock_symbol"], **details}
         act = Act(action, caller.user_id, Actor.of(caller), target=("order", str(row["_id"])), details=details)
         try:
@@ -261,7 +265,14 @@ async def _is_exit(row: Row) -> bool:
     return PriceType(row["price_type"]).has_trigger or row["order_type"] == Side.SELL
 
 
-def _is_being_cancelled(row: Row) -> bool:
+def _has(row: Row, act_id: ObjectId) -> bool:
+    return bool(row["act"] and row["act"]["id"] == act_id)
+
+
+def _is_cancelled(row: Row) -> bool:
+    """Whether it is, or is being cancelled."""
+    if row["state"] in {OrderState.CANCELLED, OrderState.NOT_SENT}:
+        return True
     act = row["act"]
     # One without an answer may be sent again: a cancellation that arrives twice cancels once.
     return bool(act and act["kind"] == acts.CANCEL and act["state"] != acts.UNKNOWN)

@@ -4,7 +4,7 @@ The answer to a write can be lost while the write is carried out (the driver rep
 between); so every write carries a mark of its own, by which it is known again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -28,6 +28,8 @@ NO_ORDER: Final = "You have no order with this id."
 WATCHED: Final = 2000
 """Orders that one look takes at most: they are what is open at one time."""
 _ATTEMPTS: Final = 30
+_PIECE: Final = 500
+"""Orders that one query looks up."""
 
 Decide = Callable[[Row], Changes]
 
@@ -104,11 +106,22 @@ class Ledger:
         row: Row | None = await order_rows().find_one({"user_id": user_id, "client_key": key})
         return row
 
-    async def by_tag(self, account_id: str, tag: str) -> Row | None:
-        """The account's order with this tag."""
-        order_id = id_in(tag)
-        row: Row | None = None if order_id is None else await order_rows().find_one({"_id": order_id})
-        return row if row and row["account_id"] == account_id else None
+    async def tagged(self, account_id: str, tags: Iterable[str]) -> list[Row]:
+        """The account's orders with these tags, whenever they were made."""
+        rows = await self._among("_id", {order_id for tag in tags if (order_id := id_in(tag))}, {})
+        return [row for row in rows if row["account_id"] == account_id]
+
+    async def named(self, account_id: str, broker_order_ids: Iterable[str]) -> list[Row]:
+        """The account's orders that the broker calls these, whenever they were made."""
+        return await self._among("broker_order_id", {*broker_order_ids}, {"account_id": account_id})
+
+    @staticmethod
+    async def _among(name: str, values: set[Any], equality: Mapping[str, Any]) -> list[Row]:
+        wanted, found = sorted(values), list[Row]()
+        for start in range(0, len(wanted), _PIECE):
+            where = {**equality, name: {"$in": wanted[start : start + _PIECE]}}
+            found += await order_rows().find(where).to_list()
+        return found
 
     async def by_broker_id(self, account_id: str, broker_order_id: str) -> Row | None:
         """The account's order that the broker calls this."""
@@ -131,10 +144,8 @@ class Ledger:
 
     async def between(self, user_id: str, account_id: str, low: int, high: int, most: int) -> list[Row]:
         """Orders of a user's account that were made with `low <= seq <= high`, `most` at most."""
-        where: Mapping[str, Any] = {
-            "user_id": PydanticObjectId(user_id),
-            "account_id": account_id,
-            "seq": {"$gte": low, "$lte": high},
-        }
-        found: list[Row] = await order_rows().find(where).limit(most).to_list()
-        return found
+        # The account is looked at here: with a field that is not in the index the embedded database reads all orders of
+        # the user, whatever `seq` says (measured: 300 ms instead of 3 among 8,000).
+        where = {"user_id": PydanticObjectId(user_id), "seq": {"$gte": low, "$lte": high}}
+        rows: list[Row] = await order_rows().find(where).to_list()
+        return [row for row in rows if row["account_id"] == account_id][:most]

@@ -86,6 +86,7 @@ class OrderDocument(Document):
             IndexModel([("user_id", 1), ("client_key", 1)], name="user_id_1_client_key_1", unique=True),
             IndexModel([("user_id", 1), ("seq", DESCENDING)], name="user_id_1_seq_-1"),
             IndexModel([("user_id", 1), ("state", 1), ("seq", DESCENDING)], name="user_id_1_state_1_seq_-1"),
+            IndexModel([("user_id", 1), ("change_seq", 1)], name="user_id_1_change_seq_1"),
             IndexModel([("account_id", 1), ("broker_order_id", 1)], name="account_id_1_broker_order_id_1"),
             IndexModel([("watch", 1), ("account_id", 1)], name="watch_1_account_id_1"),
         ]

@@ -31,7 +31,6 @@ from app.brokerage.ports import Broker, BrokerAccount, BrokerSession, Fills, Ses
 from app.brokerage.words import BookedOrder, BookedTrade, BrokerName, OrderState
 from app.core.audit import SYSTEM, Act, AuditTrail, Outcome
 from app.core.cancelling import raise_if_cancelled
-from app.core.clock import to_micros
 from app.core.errors import DomainError, NotFoundError, UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -41,12 +40,6 @@ LOOK_PAUSE: Final = 1.0
 _REMEMBERED: Final = 20_000
 _FORGET_AFTER: Final = 60.0
 """Seconds after which an order of the book that was not ours is looked up again: ours may have been named since."""
-
-_FEW: Final = 4
-"""Orders that are looked up one by one; for more, all of the last two days are read."""
-_BOOK_SPAN: Final = 2 * 86_400_000_000
-"""Microseconds before now in which everything was placed that a broker's book of today can have."""
-_BOOK_MOST: Final = 10_000
 
 
 class Book(NamedTuple):
@@ -230,23 +223,18 @@ class OrdersHeard:
         return not seen.ours and self._ledger.clock.monotonic() - seen.at >= _FORGET_AFTER
 
     async def _closed(self, account_id: str, others: list[BookedOrder]) -> list[Row]:
-        """Those of our orders that these are; the others are remembered as not ours."""
-        if len(others) <= _FEW:
-            looked = [await self._look_up(account_id, booked) for booked in others]
-            found = [row for row in looked if row is not None]
-        else:
-            now = to_micros(self._ledger.clock.now())
-            user_id, _ = await self._owner(account_id, ())
-            found = await self._ledger.between(user_id, account_id, now - _BOOK_SPAN, now + 1_000_000, _BOOK_MOST)
-        known, at = _Known(found), self._ledger.clock.monotonic()
+        """Those of our orders that these are; the others are remembered as not ours.
+
+        They are looked up by what they are called: today's book can have orders from before a weekend and holidays.
+        """
+        known = _Known(await self._ledger.tagged(account_id, [booked.tag for booked in others if booked.tag]))
+        left = [booked.broker_order_id for booked in others if known.of(booked) is None]
+        known.add(await self._ledger.named(account_id, left))
+        at = self._ledger.clock.monotonic()
         for booked in others:
             if known.of(booked) is None:
                 self._remember((account_id, booked.broker_order_id), _Seen(booked, at, ours=False))
-        return found
-
-    async def _look_up(self, account_id: str, booked: BookedOrder) -> Row | None:
-        row = await self._ledger.by_tag(account_id, booked.tag) if booked.tag else None
-        return row or await self._ledger.by_broker_id(account_id, booked.broker_order_id)
+        return known.all()
 
     def _remember(self, key: tuple[str, str], seen: _Seen) -> None:
         self._others[key] = seen

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from beanie import PydanticObjectId
+from pymongo import ASCENDING
 
 from app.brokerage.orders.ledger import Ledger, order_rows
 from app.brokerage.orders.merging import Row
@@ -13,6 +14,7 @@ from app.brokerage.orders.wire import news_json, order_json, order_wire
 from app.brokerage.words import OrderState
 from app.core.clock import Clock, to_micros
 from app.core.errors import NotFoundError
+from app.core.market_calendar import IST, MarketCalendar
 from app.core.pagination import Page, PageRequest, newest_first, read_page
 from app.core.schemas import parse_id
 
@@ -23,14 +25,13 @@ REPLAY_OVERLAP: Final = 5_000_000
 
 _SHORT: Final = {"listing": 0, "transitions": 0}
 _PIECE: Final = 500
-_REPLAY_MOST: Final = 10_000
 
 
 class OrderReading:
     """Orders of one user at a time; nobody sees anybody else's."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        self._ledger, self._clock = ledger, clock
+    def __init__(self, ledger: Ledger, clock: Clock, calendar: MarketCalendar) -> None:
+        self._ledger, self._clock, self._calendar = ledger, clock, calendar
 
     async def page(self, user_id: PydanticObjectId, filters: OrderFilters, page: PageRequest) -> Page[Row]:
         """The user's orders that match, newest first."""
@@ -103,9 +104,12 @@ class OrderReading:
     async def unsettled(self, account_id: str) -> int:
         """How many orders of an account are not final, or have fills that the trade book is to bring yet.
 
-        Those of the days before yesterday do not count: no broker's book has them any more, whoever signs in there.
+        Those do not count that no broker's book has any more, whoever signs in there: an order lives until the end of
+        the session that it was placed in, one that was placed after a close until the end of the next session.
         """
-        oldest = self._clock.now() - 2 * REPLAYED
+        now = self._clock.now()
+        close = self._calendar.previous_session(now.astimezone(IST).date()).closes
+        oldest = min(close, now - timedelta(days=2))  # brokers show what has ended for a while
         return sum(row["created_at"] >= oldest for row in await self._ledger.watched(account_id))
 
     async def since(self, user_id: str, seq: int, limit: int) -> list[tuple[int, bytes]]:
@@ -115,9 +119,8 @@ class OrderReading:
         """
         now = self._clock.now()
         low = max(seq - REPLAY_OVERLAP, to_micros(now - REPLAYED))
-        # Orders live a day, so what changed in the last one was made in the last two.
-        made = {"$gte": to_micros(now - 2 * REPLAYED), "$lte": to_micros(now + timedelta(hours=1))}
-        where = {"user_id": PydanticObjectId(user_id), "seq": made, "change_seq": {"$gt": low}}
-        rows = await order_rows().find(where, _SHORT).limit(_REPLAY_MOST).to_list()
-        rows.sort(key=lambda row: row["change_seq"])
-        return [(int(row["change_seq"]), news_json(row)) for row in rows[:limit]]
+        # Not by when they were made: over a weekend, or while nobody signs in at the broker, that is days before.
+        changed = {"$gt": low, "$lte": to_micros(now + timedelta(hours=1))}
+        where = {"user_id": PydanticObjectId(user_id), "change_seq": changed}
+        rows = await order_rows().find(where, _SHORT).sort("change_seq", ASCENDING).limit(limit).to_list()
+        return [(int(row["change_seq"]), news_json(row)) for row in rows]

@@ -38,6 +38,7 @@ from app.core.clock import Sequence as Numbers
 from app.core.deps import KnownQuery, Registry
 from app.core.errors import UnauthorizedError, UnavailableError
 from app.core.events import OrderChanged
+from app.core.market_calendar import MarketCalendar
 from app.core.problem import add_problem_handlers
 from app.core.rate_limit import RateLimiter
 from app.core.security import ALL_SCOPES, Authenticator, Principal, Role, Scope
@@ -64,10 +65,17 @@ class Trail:
     def __init__(self) -> None:
         self.acts: list[Act] = []
         self.away = False
+        self.gates: dict[str, asyncio.Event] = {}
+        """Whoever wants an action written down waits for the one of its name."""
+        self.waiting: list[str] = []
+        """The actions that have come to one."""
 
     async def record(self, act: Act, *, hurried: bool = False) -> None:  # noqa: ARG002
         if self.away:
             raise UnavailableError("Not now.")
+        if act.action in self.gates:
+            self.waiting.append(act.action)
+            await self.gates[act.action].wait()
         self.acts.append(act)
 
     async def note(self, act: Act) -> None:
@@ -226,7 +234,7 @@ async def desk_of(db: Db, *, timing: Timing | None = None) -> AsyncIterator[Desk
         guard = OrderGuard(OrderLimits(Decimal(10_000_000), Decimal(20)), prices=prices, positions=fills, clock=clock)
         placing, changing = Placing(listings=listings, guard=guard, **common), Changing(guard=guard, **common)
         reconciliation = Reconciliation(ledger=ledger, news=news, sessions=sessions, positions=fills)
-        reading = OrderReading(ledger, clock)
+        reading = OrderReading(ledger, clock, MarketCalendar(clock))
         app = FastAPI()
         registry = app.state.registry = Registry()
         known: Row = {"rate_limit_per_minute": 1_000_000, "user_rate_limit_per_minute": 1_000_000}

@@ -34,6 +34,7 @@ from app.core.database import Database
 from app.core.deps import KnownQuery, Registry
 from app.core.errors import UnauthorizedError
 from app.core.hub import Hub
+from app.core.market_calendar import MarketCalendar
 from app.core.problem import add_problem_handlers
 from app.core.rate_limit import RateLimiter
 from app.core.security import Authenticator, Principal, Role
@@ -126,7 +127,7 @@ async def compose(wanted: Wanted, stack: AsyncExitStack) -> tuple[FastAPI, Super
     audit = ChainedAuditTrail(ground.database.db, ground.clock)
     broker = ZerodhaBroker(ground.clock, base_url=wanted.broker, tls=NO_TLS)
     stack.push_async_callback(broker.close)
-    order_reading(registry, ground)
+    order_reading(registry, ground, MarketCalendar(ground.clock))
     orders = Orders(
         registry,
         ground,

@@ -8,6 +8,7 @@ import pytest
 from beanie import PydanticObjectId
 
 from app.brokerage.orders.changing import booked_of
+from app.brokerage.words import OrderState
 from tests.brokerage.orders.kit import Desk, Row, until
 
 
@@ -162,6 +163,56 @@ async def test_two_changes_at_once_are_one(desk: Desk):
     )
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]
     assert desk.kite.calls[f"PUT /orders/regular/{order['broker_order_id']}"] == 1
+
+
+async def test_two_cancellations_at_once_are_one(desk: Desk):
+    """A double click: both have seen the order without an act; one asks the broker, the other says that it is done."""
+    order = await opened(desk)
+    desk.sessions.gate, written = asyncio.Event(), desk.trail.gates.setdefault("order.cancel", asyncio.Event())
+    clicks = [asyncio.create_task(cancel(desk, order)) for _ in range(2)]
+    await until(lambda: desk.sessions.waiting == 2)
+    desk.sessions.gate.set()
+    # While one of them is at it, the other is answered.
+    await until(lambda: len(desk.trail.waiting) == 2 or any(click.done() for click in clicks))
+    written.set()
+    first, second = await asyncio.gather(*clicks)
+
+    assert [first["pending"]["kind"], second["pending"]["kind"]] == ["cancel", "cancel"]
+    assert desk.kite.calls[f"DELETE /orders/regular/{order['broker_order_id']}"] == 1
+    assert desk.trail.of(order) == ["order.place", "order.cancel"]
+    done = await desk.refreshed(order)
+    assert (done["status"], done["pending"]) == ("CANCELLED", None)
+    assert [step["note"] for step in done["transitions"] if step["note"]] == ["Cancellation asked for."]
+
+
+async def test_what_was_cancelled_meanwhile_is_given_as_it_is(desk: Desk):
+    order = await opened(desk)
+    known = await desk.ledger.find(PydanticObjectId(order["id"]))
+    desk.sessions.gate = asyncio.Event()
+    asked = asyncio.create_task(cancel(desk, order))
+    await until(lambda: desk.sessions.waiting)
+    gone = msgspec.structs.replace(booked_of(known), state=OrderState.CANCELLED, updated_at=desk.clock.now())
+    await desk.news.observe(order["account_id"], [gone], [])
+    desk.sessions.gate.set()
+
+    assert (await asked)["status"] == "CANCELLED"
+    assert not desk.kite.calls[f"DELETE /orders/regular/{order['broker_order_id']}"]
+    assert desk.trail.of(order) == ["order.place"]
+
+
+async def test_a_change_that_comes_too_late_leaves_the_cancellation_alone(desk: Desk):
+    order = await opened(desk)
+    written = desk.trail.gates.setdefault("order.modify", asyncio.Event())
+    late = asyncio.create_task(change(desk, order, 422, price=1490))
+    await until(lambda: desk.trail.waiting)
+    assert (await cancel(desk, order))["pending"]["state"] == "ACCEPTED"
+    written.set()
+    await late
+
+    pending = (await desk.read(order))["pending"]
+    assert (pending["kind"], pending["state"]) == ("cancel", "ACCEPTED")
+    done = await desk.refreshed(order)
+    assert (done["status"], str(done["price"])) == ("CANCELLED", "1500")
 
 
 async def test_without_its_audit_entry_nothing_is_changed(desk: Desk):

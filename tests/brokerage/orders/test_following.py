@@ -1,14 +1,17 @@
 """Open orders are followed to their end: polls, pushes, another day, another process; and differences are told."""
 
 import asyncio
+import json
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from bson import ObjectId
 
 from app.brokerage.errors import BrokerSessionError
+from app.brokerage.orders.changing import booked_of
 from app.brokerage.orders.ledger import WATCHED
 from app.brokerage.orders.polling import LEAST, LONGEST, pace
 from app.brokerage.orders.reconciliation import position_differences
@@ -17,9 +20,14 @@ from app.brokerage.ports import OrderNews
 from app.brokerage.words import Exchange, OrderState, Product
 from app.core.bus import Bus, NullTransport
 from app.core.cancelling import end
+from app.core.clock import to_micros
 from tests.brokerage.orders.kit import NOON, Desk, Row, path_of, until
 from tests.brokerage.orders.test_transitions import row
 from tests.simulators.brokers.instruments import RELIANCE
+
+AFTER_CLOSE = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
+MONDAY = datetime(2026, 11, 23, 3, 50, tzinfo=UTC)
+"""16:00 of a Friday and 09:20 of the next trading day, in India."""
 
 
 async def pushed(desk: Desk, order: Row, *states: str) -> None:
@@ -296,6 +304,64 @@ async def test_orders_that_no_book_can_have_keep_no_account_from_being_removed(d
     assert await desk.reading.unsettled(order["account_id"]) == 1
     desk.clock.move(days=2)
     assert await desk.reading.unsettled(order["account_id"]) == 0
+
+
+async def after_the_close(desk: Desk, **values: object) -> Row:
+    """An order of Friday, 16:00 in India, for Monday."""
+    desk.clock.moment = AFTER_CLOSE
+    return await desk.place(**values)  # type: ignore[arg-type]
+
+
+async def told(desk: Desk, orders: list[Row], state: OrderState) -> None:
+    """As the broker tells of them."""
+    rows = [await desk.ledger.find(ObjectId(order["id"])) for order in orders]
+    now = desk.clock.now()
+    booked = [msgspec.structs.replace(booked_of(each), state=state, updated_at=now) for each in rows]
+    await desk.news.observe(orders[0]["account_id"], booked, [])
+
+
+async def test_what_was_placed_before_a_weekend_is_replayed_when_it_changes(desk: Desk):
+    ann = str(desk.people.ids["ann"])
+    order = await after_the_close(desk)
+    desk.clock.moment = MONDAY - timedelta(minutes=10)
+    seen = to_micros(desk.clock.now())
+    assert await desk.reading.since(ann, seen, 10) == []
+    desk.clock.moment = MONDAY
+    await told(desk, [order], OrderState.OPEN)
+
+    [(seq, body)] = await desk.reading.since(ann, seen, 10)
+    assert (seq, json.loads(body)["id"], json.loads(body)["status"]) == (desk.events[-1].seq, order["id"], "OPEN")
+
+
+async def test_of_what_changed_the_oldest_are_replayed_first(desk: Desk):
+    orders = [await after_the_close(desk, price=1500 + number) for number in range(3)]
+    desk.clock.moment = MONDAY
+    for order in reversed(orders):
+        await told(desk, [order], OrderState.OPEN)
+        desk.clock.move(seconds=1)
+    replayed = await desk.reading.since(str(desk.people.ids["ann"]), 0, 2)
+    assert [json.loads(body)["id"] for _, body in replayed] == [orders[2]["id"], orders[1]["id"]]
+
+
+async def test_an_account_with_orders_from_before_a_weekend_is_not_settled(desk: Desk):
+    order = await after_the_close(desk)
+    desk.clock.moment = MONDAY
+    assert await desk.reading.unsettled(order["account_id"]) == 1
+    desk.clock.move(days=1)
+    assert await desk.reading.unsettled(order["account_id"]) == 0
+
+
+async def test_orders_that_the_book_has_again_after_a_weekend_are_known_however_many(desk: Desk):
+    """Brokers' books of a Saturday may not have what is placed for Monday."""
+    orders = [await after_the_close(desk, price=1500 + number) for number in range(6)]
+    desk.kite.book.next_day()
+    desk.clock.move(days=1)
+    desk.sessions.token = desk.kite.issue()
+    await desk.refresh()
+    assert {(await desk.read(order))["status"] for order in orders} == {"EXPIRED"}
+    desk.clock.moment = MONDAY
+    await told(desk, orders, OrderState.OPEN)
+    assert {(await desk.read(order))["status"] for order in orders} == {"OPEN"}
 
 
 async def test_however_many_wait_for_somebody_to_sign_in_the_others_are_followed(desk: Desk):
