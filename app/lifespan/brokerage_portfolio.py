@@ -11,12 +11,12 @@ from app.brokerage.portfolio.fills import TradeFills
 from app.brokerage.portfolio.ledger import Ledger
 from app.brokerage.portfolio.moved import MovedPositions
 from app.brokerage.portfolio.places import Places
-from app.brokerage.portfolio.ports import OrdersHere
+from app.brokerage.portfolio.ports import AccountsHere, OrdersHere
 from app.brokerage.portfolio.reading import Portfolio
 from app.brokerage.portfolio.sheets import Sheets
 from app.brokerage.portfolio.trades import Trades
 from app.brokerage.portfolio.upkeep import PortfolioUpkeep
-from app.brokerage.ports import Broker, Listings, Prices, Sessions
+from app.brokerage.ports import Broker, Listings, Prices
 from app.brokerage.words import BrokerName
 from app.core.charges import ChargeEngine
 from app.core.deps import Registry
@@ -33,7 +33,7 @@ def portfolio(
     jobs: Scheduler,
     *,
     orders: OrdersHere,
-    sessions: Sessions,
+    sessions: AccountsHere,
     brokers: Mapping[BrokerName, Broker],
     listings: Listings,
     prices: Prices,

@@ -95,6 +95,10 @@ class BrokerSessions:
             _bounded(self._brokers)[account_id] = BrokerName(row["broker"])
         return self._brokers[account_id]
 
+    async def owns(self, user_id: str, account_id: str) -> bool:
+        """Whether the user has an account with this id, whatever was written for one."""
+        return account_id in {str(row["_id"]) for row in await self._store.of_user(PydanticObjectId(user_id))}
+
     async def open(self, account_id: str) -> tuple[BrokerAccount, BrokerSession]:
         """See the port."""
         held = self._held.get(account_id)

@@ -11,7 +11,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from app.brokerage.portfolio.costs import CostedTrade
 from app.brokerage.portfolio.lots import ZERO, Book, Fill, Lot, Outcome
 from app.brokerage.portfolio.models import BookDocument, DayDocument, SeenDocument, SnapshotDocument, TradeDocument
-from app.brokerage.portfolio.naming import Settlement, TradeStatus, rank
+from app.brokerage.portfolio.naming import KEPT, Settlement, TradeStatus, rank
 from app.brokerage.words import Exchange, Product, Side
 from app.core.bson_codec import exact_rows
 from app.core.charges.words import EXACT
@@ -31,6 +31,7 @@ _BOOKED: Final = (
     "sell_price",
     "status",
     "mtf_charge",
+    "elsewhere",
 )
 """What a trade carries of its book."""
 
@@ -135,6 +136,7 @@ def booked(row: Mapping[str, Any], outcome: Outcome, *, whole: bool) -> Row:
         "sell_price": other if bought else row["price"],
         "status": status.value,
         "mtf_charge": interest,
+        "elsewhere": outcome.elsewhere or None,
     }
     return {name: wanted[name] for name in _BOOKED if row.get(name) != wanted[name]}
 
@@ -165,11 +167,16 @@ def state_of(book: Book) -> Row:
     }
 
 
+def fresh_book(row: Mapping[str, Any]) -> Book:
+    """The book of a row, without a trade."""
+    return Book(delivered=row.get("product") in KEPT)
+
+
 def book_of(row: Mapping[str, Any]) -> Book:
     """The book of a row."""
     state = row.get("state")
     if not state:
-        return Book()
+        return fresh_book(row)
     last_day = row.get("last_day")
     return Book(
         side=state["side"],
@@ -190,6 +197,7 @@ def book_of(row: Mapping[str, Any]) -> Book:
         last_day=date.fromisoformat(last_day) if last_day else None,
         day_start=state["day_start"],
         day_realised=state["day_realised"],
+        delivered=fresh_book(row).delivered,
     )
 
 

@@ -17,16 +17,14 @@ import structlog
 from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.brokerage.portfolio.book_rows import Row, book_of, book_rows, snapshot_rows, trade_rows
+from app.brokerage.portfolio.book_rows import Row, book_of, book_rows, trade_rows
 from app.brokerage.portfolio.contracts import SETTLED, Contract, EndState, contract_of, ended_by, verdict
 from app.brokerage.portfolio.ledger import Ledger
-from app.brokerage.portfolio.lots import ZERO
 from app.brokerage.portfolio.naming import (
     DERIVATIVES,
     Settlement,
     Source,
     day_begins,
-    day_id,
     day_of,
     is_option,
     type_of,
@@ -171,7 +169,6 @@ class Expiries:
         await self._note(book, position, judged.state.value, judged.price)
         await book_rows().update_one({"_id": book["_id"]}, {"$set": {"expired": mark}, "$inc": {"revision": 1}})
         if judged.price is not None:
-            await self._unmark(book, one.day)
             await self._settle(self._row(book, one.at, judged.note, judged.price, position))
         return judged.state.value
 
@@ -183,18 +180,6 @@ class Expiries:
         if last is None or last.at < one.at - LAST or day_of(last.at) != day_of(one.at):
             return None
         return last
-
-    async def _unmark(self, book: Row, day: date) -> None:
-        """The snapshot of that evening may have been taken already, with the position open: what is realised now would
-        be in it twice."""
-        name = day_id(book["account_id"], day.isoformat())
-        row = await snapshot_rows().find_one({"_id": name, "books.book": book["_id"]})
-        if row is None:
-            return
-        kept = [each for each in row["books"] if each["book"] != book["_id"]]
-        gone = sum((each["unrealised"] for each in row["books"] if each["book"] == book["_id"]), ZERO)
-        change = {"books": kept, "unrealised": EXACT.subtract(row["unrealised"], gone)}
-        await snapshot_rows().update_one({"_id": name, "at": row["at"], "books.book": book["_id"]}, {"$set": change})
 
     async def _settle(self, row: Row) -> None:
         async def write() -> Sequence[Row] | None:

@@ -16,6 +16,7 @@ from app.brokerage.portfolio.book_rows import (
     book_rows,
     booked,
     fill_of,
+    fresh_book,
     order_of,
     replayed,
     state_of,
@@ -24,6 +25,8 @@ from app.brokerage.portfolio.book_rows import (
 from app.brokerage.portfolio.costs import interest_of
 from app.brokerage.portfolio.days import Days
 from app.brokerage.portfolio.lots import Book
+from app.brokerage.portfolio.marks import correct
+from app.brokerage.portfolio.naming import KEPT, day_of
 from app.brokerage.words import BrokerName, Product
 from app.core.charges import ChargeEngine
 from app.core.clock import Clock
@@ -105,7 +108,8 @@ class Ledger:
         days = {(row["account_id"], row["day"]): row for row in rows}
         mark = ObjectId()
         # In one order, whoever changes several.
-        bases = {name: await self._mark(books[name], mark) for name in sorted(books)}
+        since = {name: min(row["day"] for row in rows if row["book"] == name) for name in books}
+        bases = {name: await self._mark(books[name], mark, since[name]) for name in sorted(books)}
         for (_, day), row in days.items():
             await self._days.mark(row, day)
         try:
@@ -120,10 +124,10 @@ class Ledger:
         for (_, day), row in days.items():
             await self._days.mark(row, day)
 
-    async def _mark(self, key: BookKey, mark: ObjectId) -> Row | None:
+    async def _mark(self, key: BookKey, mark: ObjectId, since: str) -> Row | None:
         """Mark a book: its row, if nobody else is changing it, on which a change can build."""
         change = {
-            "$push": {"pending": {"id": mark, "at": self._clock.now()}},
+            "$push": {"pending": {"id": mark, "at": self._clock.now(), "since": since}},
             "$set": {"dirty": True},
             "$inc": {"revision": 1},
         }
@@ -146,8 +150,11 @@ class Ledger:
         last = base.get("last")
         if last is not None and added and (last["seq"], *last["rank"]) >= order_of(added[0]):
             return False
-        book = book_of(base)
+        book, today = book_of(base), day_of(self._clock.now())
+        if book.delivered and added and added[0]["day"] == base.get("last_day", "") < today.isoformat():
+            return False  # it may cover what was sold short on that day, and is not in the book since it was over
         outcomes = book.apply(map(fill_of, added), self._interest(base))
+        book.rest(today, outcomes)
         known = {str(row["_id"]): row for row in added}
         older = [ObjectId(trade) for trade in outcomes if trade not in known]
         rows = await trade_rows().find({"_id": {"$in": older}}).to_list() if older else []
@@ -156,6 +163,7 @@ class Ledger:
         changes = {row["_id"]: booked(row, outcomes[str(row["_id"])], whole=False) for row in rows}
         changes |= {row["_id"]: booked(row, outcomes[str(row["_id"])], whole=True) for row in added}
         await _write(changes)
+        await _correct(base, None)
         return await self._store(base, book, added[-1] if added else None, [])
 
     async def recompute(self, name: str, mark: ObjectId | None = None) -> bool:
@@ -166,8 +174,9 @@ class Ledger:
             if row is None:
                 return differed
             trades = replayed(await trade_rows().find({"book": name}).to_list())
-            book = Book()
+            book = fresh_book(row)
             outcomes = book.apply(map(fill_of, trades), self._interest(row))
+            book.rest(day_of(self._clock.now()), outcomes)
             changes = {one["_id"]: booked(one, outcomes[str(one["_id"])], whole=True) for one in trades}
             changes = {trade: change for trade, change in changes.items() if change}
             moved = {one["day"]: one for one in trades if not changes.get(one["_id"], {}).keys().isdisjoint(_OF_DAYS)}
@@ -177,7 +186,8 @@ class Ledger:
             await _write(changes)
             for day, one in moved.items():
                 await self._days.mark(one, day)
-            differed = differed or bool(changes) or state_of(book) != (row["state"] or state_of(Book()))
+            differed = differed or bool(changes) or state_of(book) != (row["state"] or state_of(fresh_book(row)))
+            await _correct(row, trades)
             if await self._store(row, book, trades[-1] if trades else None, self._left(row, mark)):
                 return differed
         log.warning("a book is changed so often that it could not be settled; a job will", book=name)
@@ -215,16 +225,26 @@ class Ledger:
 
     async def settle(self, account_id: str) -> None:
         """Bring an account's books and days in step with its trades, where a change has left them behind."""
-        for row in await book_rows().find({"account_id": account_id, "dirty": True}, {"_id": 1}).to_list():
+        account = {"account_id": account_id}
+        for row in await book_rows().find({**account, "dirty": True}, {"_id": 1}).to_list():
+            await self.recompute(row["_id"])
+        for row in await book_rows().find({**account, **self._over()}, {"_id": 1}).to_list():
             await self.recompute(row["_id"])
         await self._days.settle(account_id)
 
     async def repair(self) -> Mapping[str, int]:
         """The same for all accounts, a round of them at a time."""
         books = await book_rows().find({"dirty": True}, {"_id": 1}).limit(_ONCE).to_list()
+        books += await book_rows().find(self._over(), {"_id": 1}).limit(_ONCE).to_list()
         for row in books:
             await self.recompute(row["_id"])
         return {"books": len(books), "days": await self._days.settle_all(_ONCE)}
+
+    def _over(self) -> Row:
+        """Books of deliveries that the day of a sale left short: it is over; see `lots`."""
+        today = day_of(self._clock.now()).isoformat()
+        kept = sorted(product.value for product in KEPT)
+        return {"open": True, "product": {"$in": kept}, "state.side": -1, "last_day": {"$lt": today}}
 
     async def begin(self, key: BookKey) -> None:
         """Make sure that a book has a row, so that `recompute` finds it."""
@@ -233,6 +253,13 @@ class Ledger:
                 await book_rows().insert_one(key.fresh())
             except DuplicateKeyError:
                 log.debug("another process has begun the book", book=key.id)
+
+
+async def _correct(book: Mapping[str, Any], trades: Sequence[Row] | None) -> None:
+    """Before the marks of changes are taken away, so that nobody who dies in between leaves snapshots behind."""
+    since = min((one["since"] for one in book["pending"] if "since" in one), default=None)
+    if since is not None:
+        await correct(book, since, trades)
 
 
 async def _write(changes: Mapping[ObjectId, Row]) -> None:

@@ -4,6 +4,10 @@ One book holds the fills of one account, instrument and product, in the order of
 open side closes the oldest lots first; what is left of it opens a lot on its own side. Realised profit is
 `(exit price - entry price) x quantity` for a lot that was bought, and its negative for one that was sold short: gross,
 before charges and interest.
+
+Shares that are delivered are sold where they are held, and never short after that day. What such a sale exceeds the
+book by, and is not bought back on the same day, came from elsewhere (it was held before the account was connected): the
+book does not know what it cost, and counts no profit of it.
 """
 
 from collections import deque
@@ -62,6 +66,8 @@ class Outcome:
     exit_quantity: int = 0
     """Of what it opened, how much is closed by now."""
     exit_value: Decimal = ZERO
+    elsewhere: int = 0
+    """How many of the shares that it delivered were never in the book."""
 
     @property
     def open_quantity(self) -> int:
@@ -93,6 +99,8 @@ class Book:
     """The position with which that day began."""
     day_realised: Decimal = ZERO
     """What was realised on it."""
+    delivered: bool = False
+    """Whether it is of shares that are delivered."""
 
     @property
     def position(self) -> int:
@@ -110,7 +118,7 @@ class Book:
         outcomes: dict[str, Outcome] = {}
         with localcontext(EXACT):
             for fill in fills:
-                self._begin(fill.day)
+                self._begin(fill.day, outcomes)
                 outcome = outcomes.setdefault(fill.trade, Outcome())
                 left = fill.quantity
                 if self.side == -fill.sign:
@@ -122,8 +130,23 @@ class Book:
                 self.trades += 1
         return outcomes
 
-    def _begin(self, day: date) -> None:
+    def rest(self, today: date, outcomes: dict[str, Outcome] | None = None) -> None:
+        """Let the days before `today` be over; what changes of which trade is put into `outcomes`."""
+        outcomes = {} if outcomes is None else outcomes
+        over = self.last_day is not None and self.last_day < today
+        if not (over and self.delivered and self.side < 0):
+            return
+        for lot in self.lots:
+            known = lot.original - lot.quantity
+            outcome = outcomes.setdefault(lot.trade, Outcome())
+            outcome.opened, outcome.exit_quantity, outcome.exit_value = known, known, lot.exit_value
+            outcome.elsewhere = lot.quantity
+        self.lots.clear()
+        self.side = 0
+
+    def _begin(self, day: date, outcomes: dict[str, Outcome]) -> None:
         if day != self.last_day:
+            self.rest(day, outcomes)
             self.last_day, self.day_start, self.day_realised = day, self.position, ZERO
 
     def _close(self, fill: Fill, outcome: Outcome, outcomes: dict[str, Outcome], interest: Interest) -> int:

@@ -52,6 +52,8 @@ class TradeDocument(Document):
     """Of what ended a position in a contract that expired, as `naming.Settlement`; nobody traded it."""
     note: str | None = None
     """For a person."""
+    elsewhere: int | None = None
+    """How many of the shares that it delivered came from elsewhere: follows from the book's trades."""
     converted_from: str | None = None
     """The product that it was traded as, where the broker made another of it."""
 
@@ -99,7 +101,7 @@ class BookDocument(Document):
     product: str
     revision: int = 0
     pending: list[dict[str, Any]] = Field(default_factory=list)
-    """Marks (`id`, `at`) of changes under way."""
+    """Marks (`id`, `at`) of changes under way, with the first day that they change (`since`)."""
     dirty: bool = False
     open: bool = False
     state: dict[str, Any] = Field(default_factory=dict)
@@ -172,8 +174,13 @@ class SnapshotDocument(Document):
     """Open positions without a price: they are not in `unrealised`."""
     funds: DecimalAnnotation | None = None
     """Money at the broker, where it answered."""
+    unpriced_books: list[str] | None = None
+    """Which; older snapshots have only their number."""
     books: list[dict[str, Any]]
-    """Of each open position `book`, `quantity`, `price` and `unrealised`."""
+    """Of each open position `book`, `quantity`, `price` and `unrealised`. It follows from the trades and the price, and
+    is corrected when trades of its day or of earlier ones are; see `marks`."""
+    revision: int | None = None
+    """Counts corrections."""
 
     class Settings:
         """Collection and indexes."""

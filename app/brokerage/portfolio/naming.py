@@ -54,6 +54,8 @@ PRODUCT_OF: Final = {
     TradeType.OPTION: Product.NRML,
 }
 _TYPE_OF: Final = {Product.MIS: TradeType.INTRADAY, Product.MTF: TradeType.MTF}
+KEPT: Final = frozenset({Product.CNC, Product.MTF})
+"""Products whose shares are delivered: holdings from the next day on, and never short then."""
 DERIVATIVES: Final = frozenset({Exchange.NFO, Exchange.BFO, Exchange.MCX, Exchange.CDS})
 
 

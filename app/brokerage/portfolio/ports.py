@@ -1,8 +1,17 @@
-"""What the portfolio needs of orders."""
+"""What the portfolio needs of accounts and of orders."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
+
+from app.brokerage.ports import Sessions
+
+
+class AccountsHere(Sessions, Protocol):
+    """Activated accounts, and whose they are."""
+
+    async def owns(self, user_id: str, account_id: str) -> bool:
+        """Whether the user has an account with this id, whatever was written for one."""
 
 
 class OrdersHere(Protocol):

@@ -17,7 +17,7 @@ from app.brokerage.portfolio.charts import CurvePoint, equity_chart
 from app.brokerage.portfolio.ledger import Ledger
 from app.brokerage.portfolio.lots import ZERO
 from app.brokerage.portfolio.naming import day_id, day_of
-from app.brokerage.portfolio.ports import OrdersHere
+from app.brokerage.portfolio.ports import AccountsHere, OrdersHere
 from app.brokerage.portfolio.price_list import price_list
 from app.brokerage.portfolio.profit import pnl_of
 from app.brokerage.portfolio.schemas import ChartFormat, PnlBy
@@ -31,16 +31,17 @@ from app.brokerage.portfolio.standing_schemas import (
 )
 from app.brokerage.portfolio.trades import Trades
 from app.brokerage.portfolio.valuation import Ground, Standing, snapshot_books, standing, wanted
-from app.brokerage.ports import Prices, Sessions
+from app.brokerage.ports import Prices
 from app.brokerage.words import BrokerName
 from app.core.charges.words import EXACT
 from app.core.clock import Clock
-from app.core.errors import FieldError, InvalidInputError
+from app.core.errors import FieldError, InvalidInputError, NotFoundError
 from app.core.figures import Theme, figure_page
 
 LONGEST: Final = timedelta(days=1100)
 """Three years and a bit."""
 _PATIENCE: Final = 4.0
+_NO_ACCOUNT: Final = "You have no brokerage with this id."
 _OPEN_ORDERS, _LATEST = 50, 20
 _SNAPSHOT_AGE: Final = timedelta(days=14)
 """An older snapshot says nothing about yesterday: there was none for longer than any holidays last."""
@@ -56,7 +57,7 @@ class Portfolio:
         view: BrokerView,
         trades: Trades,
         orders: OrdersHere,
-        sessions: Sessions,
+        sessions: AccountsHere,
         prices: Prices,
         clock: Clock,
     ) -> None:
@@ -120,11 +121,20 @@ class Portfolio:
         self, user_id: PydanticObjectId, account_id: str | None, start: date | None, end: date | None, by: PnlBy
     ) -> Pnl:
         """What was realised from `start` to `end`: by default this financial year. Raises `InvalidInputError` for a
-        span that is too long or ends before it begins."""
-        account_id = account_id or await self._sessions.active(str(user_id))
+        span that is too long or ends before it begins, and `NotFoundError` for an account that is not the user's."""
+        if not account_id:
+            account_id = await self._sessions.active(str(user_id))
+        elif not await self._may_read(user_id, account_id):
+            raise NotFoundError(_NO_ACCOUNT)
         start, end = self._span(start, end)
         await self._ledger.settle(account_id)
         return pnl_of(account_id, await self._days(user_id, account_id, start, end), start, end, by)
+
+    async def _may_read(self, user_id: PydanticObjectId, account_id: str) -> bool:
+        """What was made in an account can be read after it was removed."""
+        if await self._sessions.owns(str(user_id), account_id):
+            return True
+        return await day_rows().find_one({"account_id": account_id, "user_id": user_id}, {"_id": 1}) is not None
 
     async def curve(
         self,

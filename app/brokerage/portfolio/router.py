@@ -163,7 +163,7 @@ async def holdings(user: PortfolioReader, portfolio: PortfolioHere) -> HoldingLi
     "/pnl",
     summary="Your realised P&L",
     response_model=Pnl,
-    responses={200: {"content": _FILES}, **problem_responses(401, 409)},
+    responses={200: {"content": _FILES}, **problem_responses(401, 404, 409)},
 )
 async def pnl(
     user: PortfolioReader,
@@ -174,7 +174,10 @@ async def pnl(
     account_id: Annotated[str | None, Query(max_length=64, description="By default the active account.")] = None,
     format_: FormatQuery = ListFormat.JSON,
 ) -> Any:
-    """Gross, what it cost by component of the contract notes, and net; by day or by instrument."""
+    """Gross, what it cost by component of the contract notes, and net; by day or by instrument.
+
+    404 for an account that does not exist or is not yours; one that you removed can still be read.
+    """
     found = await portfolio.pnl(user.user_id, account_id, start, end, by)
     return found if format_ is ListFormat.JSON else await pnl_sheet(found, by, format_)
 

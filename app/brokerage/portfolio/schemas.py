@@ -178,7 +178,7 @@ class Trade(ResponseModel):
     mtf_charge: Money
     charges: Money = Field(description="Its part of the day's contract note, brokerage included.")
     net_pnl: Money = Field(description="`realised_pnl` less `charges` and `mtf_charge`.")
-    note: str | None = Field(None, description="What there is to say of it: that it settles a contract, or sold what was bought elsewhere.")
+    note: str | None = Field(None, description="That it settles a contract, or sold what was bought elsewhere.")
     order_executed_at: datetime
     created_at: datetime
     updated_at: datetime

@@ -215,6 +215,13 @@ class Trades:
         )
 
 
+def _elsewhere(row: Mapping[str, Any]) -> str | None:
+    count = row.get("elsewhere")
+    if not count:
+        return None
+    return f"{count:,} of these shares were bought elsewhere: their cost is not known here, and no profit is counted."
+
+
 def trade_of(row: Mapping[str, Any]) -> Trade:
     """A trade as clients get it."""
     realised, interest = row.get("realised", ZERO), row.get("mtf_charge", ZERO)
@@ -246,7 +253,7 @@ def trade_of(row: Mapping[str, Any]) -> Trade:
         mtf_charge=interest,
         charges=charges,
         net_pnl=EXACT.subtract(EXACT.subtract(realised, charges), interest),
-        note=row.get("note"),
+        note=row.get("note") or _elsewhere(row),
         order_executed_at=row["order_executed_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -1,7 +1,7 @@
 """The portfolio's jobs: a snapshot after the close, what a crash left behind, and everything anew from the trades."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -10,6 +10,7 @@ from app.brokerage.portfolio.book_rows import Row, book_rows, day_rows, snapshot
 from app.brokerage.portfolio.broker_view import BrokerView
 from app.brokerage.portfolio.days import Days
 from app.brokerage.portfolio.ledger import BookKey, Ledger
+from app.brokerage.portfolio.marks import correct
 from app.brokerage.portfolio.naming import Source, day_id, day_of
 from app.brokerage.portfolio.places import Places
 from app.brokerage.portfolio.price_list import price_list
@@ -120,7 +121,7 @@ class PortfolioUpkeep:
         seen = await self._view.look(account_id, user_id)
         books = await books_now(account_id, today)
         prices = await price_list(self._prices, wanted(books, seen), _PATIENCE)
-        kept, unrealised, unpriced = snapshot_books(books, prices)
+        kept, unrealised, unpriced = snapshot_books(books, prices, date.fromisoformat(today))
         row: Row = {
             "_id": day_id(account_id, today),
             "schema_version": 1,
@@ -129,12 +130,19 @@ class PortfolioUpkeep:
             "day": today,
             "at": self._clock.now(),
             "unrealised": unrealised,
-            "unpriced": unpriced,
+            "unpriced": len(unpriced),
+            "unpriced_books": unpriced,
             "books": kept,
         }
         if seen.current and seen.funds is not None:
             row["funds"] = seen.funds.total
         await snapshot_rows().replace_one({"_id": row["_id"]}, row, upsert=True)
+        # Whoever changed trades meanwhile found no snapshot of today to correct.
+        before = {book["_id"]: book for book in books}
+        after = {book["_id"]: book for book in await books_now(account_id, today)}
+        for name, book in (before | after).items():
+            if book["dirty"] or before.get(name, {}).get("revision") != after.get(name, {}).get("revision"):
+                await correct(book, today)
 
     # Everything anew
 

@@ -1,20 +1,19 @@
 """What positions and holdings are worth and have made: pure, exact."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from decimal import Decimal, localcontext
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from app.brokerage.portfolio.book_rows import Row, average, book_of, expired_note
 from app.brokerage.portfolio.broker_view import Seen
 from app.brokerage.portfolio.lots import ZERO, Book
-from app.brokerage.portfolio.naming import Source, same_place
+from app.brokerage.portfolio.naming import KEPT, Source, same_place
 from app.brokerage.portfolio.standing_schemas import BrokerSide, Holding, Position, Totals
 from app.brokerage.ports import LastPrice
 from app.brokerage.words import BrokerHolding, BrokerPosition, Exchange, Product
 from app.core.charges.words import EXACT
 
-KEPT: Final = frozenset({Product.CNC, Product.MTF})
-"""Products whose shares are holdings from the next day on."""
 Instrument = tuple[Exchange, str]
 PriceList = Mapping[Instrument, LastPrice | None]
 
@@ -131,7 +130,9 @@ def _before(book: Book, mark: Mapping[str, Any] | None, *, today: bool) -> Decim
         return ZERO
     if mark is None or mark["quantity"] != start:
         return None
-    unrealised: Decimal | None = mark.get("unrealised")
+    if not today:  # the lots are those that the day began with
+        return book.unrealised(mark["price"])
+    unrealised: Decimal = mark["unrealised"]
     return unrealised
 
 
@@ -289,17 +290,22 @@ def _sum(values: Iterable[Decimal | None]) -> Decimal:
     return sum((value for value in values if value is not None), ZERO)
 
 
-def snapshot_books(books: Iterable[Row], prices: PriceList) -> tuple[list[Row], Decimal, int]:
-    """Of open positions what a snapshot keeps, what is unrealised in all, and how many have no price."""
-    kept, total, unpriced = [], ZERO, 0
+def snapshot_books(
+    books: Iterable[Row], prices: PriceList, over: date | None = None
+) -> tuple[list[Row], Decimal, list[str]]:
+    """Of open positions what a snapshot keeps, what is unrealised in all, and which have no price; `over`: the day is,
+    and nothing that was delivered on it is bought back any more."""
+    kept, total, unpriced = [], ZERO, list[str]()
     with localcontext(EXACT):
         for row in books:
             book = book_of(row)
+            if over is not None:
+                book.rest(over + timedelta(days=1))
             price = prices.get((Exchange(row["exchange"]), row["symbol"]))
             if not book.side or expired_note(row) is not None:
                 continue
             if price is None:
-                unpriced += 1
+                unpriced.append(row["_id"])
                 continue
             unrealised = book.unrealised(price.price)
             total += unrealised

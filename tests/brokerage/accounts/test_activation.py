@@ -28,6 +28,8 @@ async def test_the_body_of_the_documentation_opens_a_session(desk: Desk) -> None
     account, opened = await desk.here.sessions.open(made["id"])
     assert await desk.brokers[BrokerName.ZERODHA].funds(account, opened)
     assert await desk.here.sessions.active(str(desk.people.ids["ann"])) == made["id"]
+    owners = [name for name, one in desk.people.ids.items() if await desk.here.sessions.owns(str(one), made["id"])]
+    assert owners == ["ann"]
     assert "request_token" not in account.secrets
     assert desk.changes() == ["activated"]
     assert desk.recorder.told == ["brokerage.activate success"]

@@ -168,7 +168,7 @@ class BrokerHere:
 
 @dataclass
 class SessionsHere:
-    """Fills the port `Sessions`: everybody has one account, with `broker`."""
+    """Fills the port `AccountsHere`: everybody has one account, with `broker`."""
 
     broker: BrokerName = BrokerName.ZERODHA
     accounts: dict[str, str] = field(default_factory=dict)
@@ -181,6 +181,9 @@ class SessionsHere:
 
     async def broker_of(self, account_id: str) -> BrokerName:  # noqa: ARG002
         return self.broker
+
+    async def owns(self, user_id: str, account_id: str) -> bool:
+        return self.accounts.get(user_id) == account_id
 
     async def open(self, account_id: str) -> tuple[BrokerAccount, BrokerSession]:
         if self.fault:

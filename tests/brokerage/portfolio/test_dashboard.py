@@ -14,6 +14,7 @@ from app.core.errors import UnavailableError
 from tests.brokerage.portfolio.kit import DASHBOARD, DAY, MINUTE, NOON, D, Desk, by_symbol, fill, given
 
 POSITIONS, HOLDINGS = "/api/v1/dashboard/positions", "/api/v1/dashboard/holdings"
+MIS = Product.MIS
 MORNING = NOON - 60 * MINUTE
 FUTURE = "NIFTY26NOVFUT"
 
@@ -75,7 +76,7 @@ async def test_an_account_at_a_glance(desk: Desk) -> None:
 
 async def test_what_today_has_made(desk: Desk) -> None:
     """A lot of yesterday counts from yesterday's close, one of today from its own price."""
-    await desk.take(fill("buy", 10, "2500", NOON - DAY), fill("sell", 5, "100", NOON - DAY, "SBIN"))
+    await desk.take(fill("buy", 10, "2500", NOON - DAY), fill("sell", 5, "100", NOON - DAY, "SBIN", product=MIS))
     desk.clock.move(days=-1, hours=4)  # after the close
     desk.prices.put("RELIANCE", "2550")
     desk.prices.put("SBIN", "90")
@@ -86,7 +87,7 @@ async def test_what_today_has_made(desk: Desk) -> None:
     first = (await desk.get(DASHBOARD))["totals"]
     assert (first["day_pnl"], first["unrealised_pnl"], first["day_unknown"]) == (500 + 50, 1000 + 100, 0)
     await desk.take(fill("buy", 4, "2590", MORNING), fill("sell", 12, "2620", MORNING + MINUTE))
-    await desk.take(fill("buy", 5, "70", MORNING, "SBIN"))
+    await desk.take(fill("buy", 5, "70", MORNING, "SBIN", product=MIS))
     found = await desk.get(DASHBOARD)
     rows = by_symbol(found["positions"])
     reliance = rows["RELIANCE"]
@@ -94,9 +95,10 @@ async def test_what_today_has_made(desk: Desk) -> None:
     assert reliance["day_pnl"] == 10 * (2620 - 2550) + 2 * 30 + 2 * 10
     assert (rows["SBIN"]["quantity"], rows["SBIN"]["day_pnl"]) == (0, 5 * (90 - 70))
     assert found["totals"]["day_unknown"] == 0
-    # Yesterday is corrected: its mark is of another quantity, and says nothing any more.
+    # Yesterday is corrected, and its mark with it.
     await desk.take(fill("buy", 1, "2500", NOON - DAY + MINUTE))
-    assert by_symbol((await desk.get(DASHBOARD))["positions"])["RELIANCE"]["day_pnl"] is None
+    reliance = by_symbol((await desk.get(DASHBOARD))["positions"])["RELIANCE"]
+    assert reliance["day_pnl"] == 11 * (2620 - 2550) + (2620 - 2590) + 3 * (2600 - 2590)
 
 
 async def test_what_came_from_elsewhere(desk: Desk) -> None:

@@ -98,6 +98,58 @@ def test_in_pieces_through_the_database_it_is_the_same(given_: Steps, first: int
     assert found == wanted
 
 
+class Delivered(Units):
+    """Of deliveries: what was sold short is gone when its day is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elsewhere: dict[str, int] = {}
+        self.day = FIRST
+
+    def add(self, fills: Sequence[Fill]) -> None:
+        for fill in fills:
+            self.over(fill.day)
+            super().add([fill])
+
+    def over(self, day: date) -> None:
+        if day > self.day and self.open and self.open[0][1] < 0:
+            for trade, _, _ in self.open:
+                self.elsewhere[trade] = self.elsewhere.get(trade, 0) + 1
+            self.open.clear()
+        self.day = day
+
+
+@given(steps, st.integers(0, 25), st.integers(0, 1))
+def test_deliveries_are_short_on_the_day_of_their_sale_only(given_: Steps, cut: int, later: int) -> None:
+    fills, book, units = fills_of(given_), Book(delivered=True), Delivered()
+    found = book.apply(fills[:cut])
+    last = book.last_day
+    if cut < len(fills) and last is not None:
+        # Between two changes the day may be over, or not.
+        book.rest(min(last + timedelta(days=later), fills[cut].day), found)
+        row = {"state": state_of(book), "last_day": last.isoformat(), "product": "CNC"}
+        assert book_of(row) == book
+    for trade, outcome in book.apply(fills[cut:]).items():
+        if trade in found:
+            old = found[trade]
+            old.opened, old.elsewhere = outcome.opened, outcome.elsewhere
+            old.exit_quantity, old.exit_value = outcome.exit_quantity, outcome.exit_value
+        else:
+            found[trade] = outcome
+    end = fills[-1].day + timedelta(days=1)
+    book.rest(end, found)
+    units.add(fills)
+    units.over(end)
+    assert book.position == len(units.open) >= 0
+    assert Fraction(book.realised) == units.realised
+    for fill in fills:
+        outcome = found[fill.trade]
+        assert outcome.elsewhere == units.elsewhere.get(fill.trade, 0)
+        assert outcome.opened + outcome.closed + outcome.elsewhere == fill.quantity
+        assert outcome.open_quantity == sum(trade == fill.trade for trade, _, _ in units.open)
+        assert Fraction(outcome.realised) == units.by_trade.get(fill.trade, 0)
+
+
 @given(st.integers(1, 500), st.integers(1, 500), prices, st.integers(0, 400))
 def test_interest_of_what_is_sold_in_parts_is_that_of_the_whole(one: int, two: int, price: Decimal, days: int) -> None:
     for broker in (BrokerName.ZERODHA, BrokerName.UPSTOX, BrokerName.PAPER):

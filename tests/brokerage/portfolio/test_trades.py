@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from beanie import PydanticObjectId
 
+from app.brokerage.portfolio.book_rows import day_rows
 from app.brokerage.portfolio.ledger import Ledger, Write
 from app.brokerage.portfolio.trades import Trades
 from app.core.charges import COMPONENTS
@@ -101,6 +102,21 @@ class Slow(Ledger):
         await super().change(touched, write)
 
 
+async def test_the_pnl_of_an_account_that_was_removed_stays(desk: Desk) -> None:
+    await desk.enter(given("buy", 10, 100))
+    removed = await desk.account()
+    desk.sessions.accounts.clear()
+    assert await desk.account() != removed
+    assert (await desk.get(PNL, account_id=removed))["trades"] == 1
+    untouched = await day_rows().find_one({"account_id": removed})
+    await day_rows().update_one({"account_id": removed}, {"$set": {"pending": True}})
+    await desk.get(PNL, 404, who="bob", account_id=removed)
+    assert untouched is not None
+    stays = await day_rows().find_one({"account_id": removed})
+    assert stays is not None
+    assert stays["pending"], "nobody else has it computed"
+
+
 async def test_a_trade_that_is_moved_while_it_is_removed_leaves_no_position(desk: Desk) -> None:
     """Who removes it has read the book that it was in, not the one that it is in by now."""
     (made,) = await desk.enter(given("buy", 10, 100, NOON))
@@ -188,7 +204,9 @@ async def test_what_is_somebody_elses_is_nobodys(desk: Desk) -> None:
         await desk.ask(method, path, 401, "", **options)
     assert await desk.get(TRADES, who="bob") == []
     assert (await desk.get(PNL, who="bob"))["trades"] == 0
-    assert (await desk.get(PNL, who="bob", account_id=await desk.account()))["trades"] == 0
+    for stranger in (await desk.account(), "0" * 24, "1"):
+        await desk.get(PNL, 404, who="bob", account_id=stranger)
+    assert (await desk.get(PNL, account_id=await desk.account()))["trades"] == 2
     assert await desk.get(path, who="reader") == mine
     for hidden in (path, TRADES, PNL):
         await desk.get(hidden, 403, who="alerts")

@@ -8,6 +8,7 @@ from bson import Decimal128
 
 from app.brokerage.portfolio import upkeep
 from app.brokerage.portfolio.book_rows import book_rows, day_rows, trade_rows
+from app.brokerage.words import Product
 from app.core.market_calendar import IST
 from tests.brokerage.portfolio.kit import DAY, MINUTE, MONDAY, NOON, PNL, D, Desk, SomeRun, fill, given
 from tests.brokerage.portfolio.test_fills import a_week, outcome
@@ -50,7 +51,7 @@ async def test_a_snapshot_keeps_the_close(desk: Desk) -> None:
     await desk.take(
         fill("buy", 10, "2500", NOON - DAY), fill("buy", 1, "7", NOON, "UNKNOWN"), fill("sell", 1, "9", NOON, "UNKNOWN")
     )
-    await desk.take(fill("sell", 3, "5", NOON, "UNKNOWN"), who="bob")
+    await desk.take(fill("sell", 3, "5", NOON, "UNKNOWN", product=Product.MIS), who="bob")
     assert await desk.upkeep.snapshot() == {"accounts": 0, "note": "the session is not over"}
     desk.clock.moment = datetime(2026, 11, 20, 10, 15, tzinfo=UTC)  # 15:45 in India
     assert await desk.upkeep.snapshot() == {"accounts": 2}
