@@ -227,4 +227,4 @@ def test_a_second_service_on_the_same_data_is_refused(make_service: MakeService)
     assert second.process.wait(60) == STARTUP_FAILURE
     assert "another Arrow service" in second.log_text()
     assert "Traceback" not in second.log_text()
-    assert first.health()["status"] == "ok"
+    assert first.health()["database"]["status"] == "ok"

@@ -93,7 +93,7 @@ async def test_statistics_agree_with_what_is_stored(live: Live):
     assert sum(statistics["by_quality"].values()) == statistics["total"]
     assert statistics["by_quality"]["good"] >= 60
     assert statistics["feed"]["lost"] == 0
-    assert (await live.ticking())["status"] == "ok"
+    await until(live.ticking, lambda feed: feed["status"] == "ok")
 
 
 async def test_ticks_become_candles_and_charts(live: Live):
